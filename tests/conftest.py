@@ -1,0 +1,23 @@
+"""Settings every test shares: two threads at most, and the real images only where they exist."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+import pytest
+import torch
+
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder with the real images (``lung/``, ``polyp/``, ``incisors/``); the test is skipped where it is absent."""
+    default = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("BLOSAM_REAL_DATA", default))
+    if not (folder / "lung" / "images").is_dir():
+        pytest.skip(f"real images not found in {folder}; set BLOSAM_REAL_DATA to their folder")
+    return folder
