@@ -1,0 +1,485 @@
+"""Saving and loading weights: atomic files, strict loading, and the small adapter file people share.
+
+A file is written beside its target under a temporary name, flushed to the disk and renamed, so that a full disk, a
+read-only folder or a power cut leaves the previous file as it was. Loading is weights-only (a file can never run
+code) and strict: every tensor of the network must be in the file with its shape, and nothing else.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import logging
+import os
+import pickle
+import secrets
+import struct
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file as load_safetensors
+from safetensors.torch import save as safetensors_bytes
+from torch import Tensor, nn
+
+from . import __version__
+from .errors import BlosamError
+
+__all__ = [
+    "adapter_parameters",
+    "atomic_path",
+    "atomic_write",
+    "check_tensors",
+    "frozen_sha256",
+    "load_adapter",
+    "load_strict",
+    "read_adapter_metadata",
+    "read_state",
+    "save_adapter",
+    "save_state_dict",
+    "sha256_of",
+    "state_sha256",
+]
+
+logger = logging.getLogger(__name__)
+
+ADAPTER_FORMAT = "blosam-adapter-1"
+_SHOWN_KEYS = 3  # how many differing keys an error names
+_CHUNK = 1 << 20  # bytes read at a time when hashing
+
+# Everything torch.load is known to raise on bytes that are not a whole checkpoint (found by truncating and flipping
+# bytes); a weights-only refusal of a pickled object is an UnpicklingError.
+_UNREADABLE = (
+    pickle.UnpicklingError,
+    RuntimeError,
+    EOFError,
+    LookupError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    AssertionError,
+    ImportError,
+    MemoryError,
+    OverflowError,
+    struct.error,
+)
+
+_MENDS = {
+    errno.ENOSPC: "the disk is full. Free some space or write to another folder",
+    errno.EDQUOT: "the disk quota is used up. Free some space or write to another folder",
+    errno.EFBIG: "the file would exceed the size limit. Raise it (ulimit -f) or write to another disk",
+    errno.EACCES: "permission is denied. Make the folder writable or write to another folder",
+    errno.EPERM: "permission is denied. Make the folder writable or write to another folder",
+    errno.EROFS: "the disk is read-only. Write to another folder",
+    errno.EISDIR: "it is a folder. Remove it or choose another name",
+    errno.ENOTDIR: "a part of its path is a file, not a folder. Choose another folder",
+}
+
+
+# --- writing ---------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
+    """Offer a temporary file name beside ``path``; on success it is flushed to the disk and renamed to ``path``.
+
+    For libraries that write by file name (the suffix is kept). Missing parent folders are made. When the body
+    raises, the temporary file is removed and an existing ``path`` keeps its content.
+
+    Args:
+        path: the file to write; a symbolic link is followed, not replaced.
+
+    Yields:
+        the temporary path to write to, in the same folder.
+
+    Raises:
+        BlosamError: when the file cannot be written (disk full, folder not writable, ...).
+    """
+    target = Path(os.path.realpath(path))
+    temporary = target.with_name(f".tmp-{os.getpid()}-{secrets.token_hex(4)}-{target.name}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        _flush_to_disk(temporary)
+        os.replace(temporary, target)
+    except (OSError, RuntimeError) as error:
+        cause = _write_failure(error, (temporary, target))
+        if cause is None:
+            raise
+        raise BlosamError(_write_message(path, target, cause)) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+    with suppress(OSError):  # not every file system lets a folder be synchronised; the rename itself is done
+        _flush_to_disk(target.parent)
+
+
+@contextmanager
+def atomic_write(path: str | os.PathLike, mode: str = "wb", encoding: str | None = None) -> Iterator[IO[Any]]:
+    """Open a file whose content replaces ``path`` only when the body has written it to the end.
+
+    Args:
+        path: the file to write.
+        mode: ``"wb"`` for bytes or ``"w"`` for text.
+        encoding: of a text file. Defaults to UTF-8.
+
+    Yields:
+        the open file.
+
+    Raises:
+        ValueError: for another mode.
+        BlosamError: when the file cannot be written; the previous file, if any, is untouched.
+    """
+    if mode not in ("wb", "w"):
+        raise ValueError(f"atomic_write opens files with mode 'wb' or 'w', not {mode!r}")
+    with atomic_path(path) as temporary:
+        text_encoding = (encoding or "utf-8") if mode == "w" else None
+        with open(temporary, mode, encoding=text_encoding) as file:
+            yield file
+
+
+def save_state_dict(state: Mapping[str, Tensor], path: str | os.PathLike) -> None:
+    """Write a flat dictionary of tensors with ``torch.save``, atomically.
+
+    Args:
+        state: name -> tensor; tensors are stored on the CPU.
+        path: the file to write, usually ``model.pt``.
+
+    Raises:
+        BlosamError: when ``state`` is not flat or the file cannot be written.
+    """
+    _check_flat(state, path)
+    on_cpu = {name: tensor.detach().cpu() for name, tensor in state.items()}
+    with atomic_write(path) as file:
+        torch.save(on_cpu, file)
+
+
+def _flush_to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write_failure(error: BaseException, ours: tuple[Path, Path]) -> OSError | None:
+    """The reason ``error`` gives for a failed write of ours, or None when it is about something else."""
+    if isinstance(error, RuntimeError):
+        if isinstance(error.__context__, OSError):  # torch.save hides the failed write behind its own error
+            return error.__context__
+        if "PytorchStreamWriter" in str(error) or "inline_container" in str(error):
+            return OSError(errno.EIO, "the file could not be written to the end")
+        return None
+    if not isinstance(error, OSError):
+        return None
+    if error.filename is None:
+        return error
+    folders = (ours[1].parent, *ours[1].parents)
+    return error if Path(os.fsdecode(error.filename)) in (*ours, *folders) else None
+
+
+def _write_message(path: str | os.PathLike, target: Path, cause: OSError) -> str:
+    reason = _MENDS.get(cause.errno or 0, f"{cause.strerror or cause}. Write to another folder")
+    kept = "; the previous file is untouched" if target.is_file() else ""
+    return f"cannot write {os.fspath(path)}: {reason}{kept}."
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def read_state(path: str | os.PathLike) -> dict[str, Tensor]:
+    """Read a flat dictionary of tensors onto the CPU, weights-only.
+
+    Args:
+        path: a file of ``torch.save`` (any suffix), or ``.safetensors``.
+
+    Returns:
+        name -> tensor.
+
+    Raises:
+        BlosamError: when the file is missing, truncated, holds pickled objects, or is not flat.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise BlosamError(
+            f"{file}: no such weights file. Train the bundle first, or give the path of its weights."
+        )
+    if file.suffix == ".safetensors":
+        return _read_safetensors(file)
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise BlosamError(
+            f"{file}: cannot be read ({error.strerror or error}). Check its permissions."
+        ) from error
+    except _UNREADABLE as error:
+        if "weights" in str(error).lower() and "unsupported" in str(error).lower():
+            raise BlosamError(
+                f"{file}: holds pickled Python objects, which could run code and are never loaded. "
+                "Save it again as a flat state dict: torch.save(model.state_dict(), FILE)."
+            ) from error
+        raise BlosamError(
+            f"{file}: is truncated or no PyTorch weights file ({file.stat().st_size:,} bytes). "
+            "Copy, fetch or train it again."
+        ) from error
+    _check_flat(state, file)
+    return dict(state)
+
+
+def load_strict(network: nn.Module, path: str | os.PathLike) -> None:
+    """Load a complete state dict into ``network``; nothing is changed unless everything fits.
+
+    Args:
+        network: the network to fill; it keeps its device and dtype.
+        path: a flat state dict (``model.pt`` or ``.safetensors``).
+
+    Raises:
+        BlosamError: when the file is unreadable, or its keys or shapes are not those of ``network``.
+    """
+    state = read_state(path)
+    check_tensors(state, network.state_dict(), path)
+    network.load_state_dict(state, strict=True)
+
+
+def check_tensors(
+    found: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: str | os.PathLike
+) -> None:
+    """Refuse tensors whose names or shapes differ from the expected ones.
+
+    Args:
+        found: what ``path`` holds.
+        expected: what the network needs.
+        path: only named in the message.
+
+    Raises:
+        BlosamError: naming the first missing, unexpected or misshaped tensors and the mend.
+    """
+    missing = [name for name in expected if name not in found]
+    unexpected = [name for name in found if name not in expected]
+    misshaped = [
+        f"{name} {_shape(found[name])} instead of {_shape(tensor)}"
+        for name, tensor in expected.items()
+        if name in found and found[name].shape != tensor.shape
+    ]
+    parts = [
+        f"{len(names)} {label} ({_first(names)})"
+        for label, names in (("missing", missing), ("unexpected", unexpected), ("misshaped", misshaped))
+        if names
+    ]
+    if parts:
+        raise BlosamError(
+            f"{os.fspath(path)}: the weights do not fit this network: {', '.join(parts)} tensors. They were trained "
+            "with another encoder, method, image size or number of classes: use the bundle they were trained in, "
+            "or make one that fits with `blosam switch`."
+        )
+
+
+def _read_safetensors(file: Path) -> dict[str, Tensor]:
+    try:
+        return load_safetensors(file, device="cpu")
+    except (SafetensorError, OSError, ValueError) as error:
+        raise BlosamError(
+            f"{file}: is truncated or no safetensors file ({file.stat().st_size:,} bytes). "
+            "Copy, fetch or train it again."
+        ) from error
+
+
+def _check_flat(state: Any, path: str | os.PathLike) -> None:
+    mend = "Save one flat state dict: name -> tensor, as in torch.save(model.state_dict(), FILE)."
+    if not isinstance(state, Mapping):
+        raise BlosamError(f"{os.fspath(path)}: holds a {type(state).__name__}, not a state dict. {mend}")
+    if not state:
+        raise BlosamError(f"{os.fspath(path)}: holds no tensors. {mend}")
+    for name, value in state.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise BlosamError(
+                f"{os.fspath(path)}: entry {name!r} is a {type(value).__name__}, no tensor. {mend}"
+            )
+
+
+def _first(names: list[str]) -> str:
+    return ", ".join(names[:_SHOWN_KEYS]) + (", ..." if len(names) > _SHOWN_KEYS else "")
+
+
+def _shape(tensor: Tensor) -> str:
+    return " x ".join(str(size) for size in tensor.shape) or "scalar"
+
+
+# --- digests ---------------------------------------------------------------------------------------------------------
+
+
+def sha256_of(path: str | os.PathLike) -> str:
+    """SHA-256 of a file's bytes, 64 hexadecimal digits.
+
+    Args:
+        path: the file, read in pieces of 1 MiB.
+    """
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def state_sha256(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 of names, dtypes, shapes and values, 64 hexadecimal digits; the order of the entries does not matter.
+
+    Args:
+        state: name -> tensor, on any device.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        digest.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+    return digest.hexdigest()
+
+
+# --- adapters --------------------------------------------------------------------------------------------------------
+
+
+def adapter_parameters(network: nn.Module) -> dict[str, nn.Parameter]:
+    """Name -> parameter of everything that is trained: theta (with the IoU head) and the prompt p.
+
+    Args:
+        network: a ``BloSam`` (``weight_parameters``, ``prompt_parameters``).
+    """
+    trained = {id(p) for p in network.weight_parameters(iou_head=True)} | {
+        id(p) for p in network.prompt_parameters()
+    }
+    return {name: parameter for name, parameter in network.named_parameters() if id(parameter) in trained}
+
+
+def frozen_sha256(network: nn.Module) -> str:
+    """Digest of the weights an adapter does not hold, which names the base it was trained on.
+
+    Position tables are left out: they are resized to the image size, and interpolation may differ in the last bit
+    between machines.
+
+    Args:
+        network: a ``BloSam``.
+    """
+    trained = adapter_parameters(network)
+    return state_sha256(
+        {
+            name: tensor
+            for name, tensor in network.state_dict().items()
+            if name not in trained and "pos_embed" not in name and "rel_pos" not in name
+        }
+    )
+
+
+def save_adapter(
+    network: nn.Module, path: str | os.PathLike, metadata: Mapping[str, Any] | None = None
+) -> None:
+    """Write theta and p, and what they fit, as safetensors: the small file people share.
+
+    Args:
+        network: a ``BloSam``.
+        path: the file to write, usually ``adapter.safetensors``.
+        metadata: further facts, such as ``method``, ``base`` (name of the base weights) and ``class_names``; values
+            other than strings are stored as JSON. What can be read off the network (encoder, image size, number of
+            classes, digest of the frozen weights, blosam version) is added and cannot be overridden.
+
+    Raises:
+        BlosamError: when the file cannot be written.
+    """
+    facts = (
+        dict(metadata or {})
+        | {"format": ADAPTER_FORMAT, "blosam_version": __version__}
+        | _network_facts(network)
+    )
+    strings = {key: value if isinstance(value, str) else json.dumps(value) for key, value in facts.items()}
+    tensors = {
+        name: parameter.detach().cpu().contiguous() for name, parameter in adapter_parameters(network).items()
+    }
+    with atomic_write(path) as file:
+        file.write(safetensors_bytes(tensors, metadata=strings))
+
+
+def read_adapter_metadata(path: str | os.PathLike) -> dict[str, str]:
+    """The metadata of an adapter file, without reading its tensors.
+
+    Args:
+        path: a file written by :func:`save_adapter`.
+
+    Raises:
+        BlosamError: when the file is missing, truncated or no adapter.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise BlosamError(
+            f"{file}: no such adapter file. Train the bundle first, or give the path of its adapter."
+        )
+    try:
+        with safe_open(file, framework="pt") as opened:
+            metadata = dict(opened.metadata() or {})
+    except (SafetensorError, OSError, ValueError) as error:
+        raise BlosamError(f"{file}: is truncated or no safetensors file. Copy or train it again.") from error
+    if metadata.get("format") != ADAPTER_FORMAT:
+        raise BlosamError(
+            f"{file}: its format is {metadata.get('format', 'not stated')!r}, not {ADAPTER_FORMAT!r}. "
+            "Use the adapter.safetensors that training wrote."
+        )
+    return metadata
+
+
+def load_adapter(network: nn.Module, path: str | os.PathLike, check: bool = True) -> dict[str, str]:
+    """Load theta and p into ``network``, which must already hold the same base weights.
+
+    Args:
+        network: a ``BloSam``; it keeps its device, and is not changed unless everything fits.
+        path: a file written by :func:`save_adapter`.
+        check: whether encoder, image size, number of classes and base weights must be those of the file. Names and
+            shapes of the tensors must fit in any case.
+
+    Returns:
+        the metadata of the file.
+
+    Raises:
+        BlosamError: when the file is unreadable or does not fit; both values are named.
+    """
+    metadata = read_adapter_metadata(path)
+    if check:
+        _check_facts(metadata, _network_facts(network), path)
+    parameters = adapter_parameters(network)
+    tensors = _read_safetensors(Path(path))
+    check_tensors(tensors, parameters, path)
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(tensors[name])
+    logger.info("loaded %d trained tensors from %s", len(tensors), path)
+    return metadata
+
+
+def _network_facts(network: nn.Module) -> dict[str, str]:
+    return {
+        "encoder": str(network.encoder_name),
+        "image_size": str(network.image_size),
+        "out_channels": str(network.out_channels),
+        "base_sha256": frozen_sha256(network),
+    }
+
+
+def _check_facts(metadata: Mapping[str, str], facts: Mapping[str, str], path: str | os.PathLike) -> None:
+    mends = {
+        "encoder": "build the network with the adapter's encoder",
+        "image_size": "build the network with the adapter's image size",
+        "out_channels": "use the bundle the adapter was trained in",
+        "base_sha256": "load the same base weights first (`blosam weights list`)",
+    }
+    for key, mend in mends.items():
+        if metadata.get(key) != facts[key]:
+            stated = metadata.get(key, "not stated")
+            base = (
+                f" (trained on base {metadata['base']!r})"
+                if key == "base_sha256" and "base" in metadata
+                else ""
+            )
+            raise BlosamError(
+                f"{os.fspath(path)}: its {key} is {stated}, the network's is {facts[key]}{base}. Do this: {mend}."
+            )
