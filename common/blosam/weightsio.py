@@ -1,24 +1,20 @@
 """Saving and loading weights: atomic files, strict loading, and the small adapter file people share.
 
-A file is written beside its target under a temporary name, flushed to the disk and renamed, so that a full disk, a
-read-only folder or a power cut leaves the previous file as it was. Loading is weights-only (a file can never run
-code) and strict: every tensor of the network must be in the file with its shape, and nothing else.
+Every file is replaced whole or not at all (see ``blosam.atomicio``). Loading is weights-only (a file can never
+run code) and strict: every tensor of the network must be in the file with its shape, and nothing else.
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import logging
 import os
 import pickle
-import secrets
 import struct
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -27,6 +23,7 @@ from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
 from . import __version__
+from .atomicio import atomic_path, atomic_write
 from .errors import BlosamError
 
 __all__ = [
@@ -51,8 +48,8 @@ ADAPTER_FORMAT = "blosam-adapter-1"
 _SHOWN_KEYS = 3  # how many differing keys an error names
 _CHUNK = 1 << 20  # bytes read at a time when hashing
 
-# Everything torch.load is known to raise on bytes that are not a whole checkpoint (found by truncating and flipping
-# bytes); a weights-only refusal of a pickled object is an UnpicklingError.
+# Everything torch.load is known to raise on bytes that are not a whole checkpoint (found by truncating and
+# flipping bytes); a weights-only refusal of a pickled object is an UnpicklingError.
 _UNREADABLE = (
     pickle.UnpicklingError,
     RuntimeError,
@@ -67,79 +64,6 @@ _UNREADABLE = (
     OverflowError,
     struct.error,
 )
-
-_MENDS = {
-    errno.ENOSPC: "the disk is full. Free some space or write to another folder",
-    errno.EDQUOT: "the disk quota is used up. Free some space or write to another folder",
-    errno.EFBIG: "the file would exceed the size limit. Raise it (ulimit -f) or write to another disk",
-    errno.EACCES: "permission is denied. Make the folder writable or write to another folder",
-    errno.EPERM: "permission is denied. Make the folder writable or write to another folder",
-    errno.EROFS: "the disk is read-only. Write to another folder",
-    errno.EISDIR: "it is a folder. Remove it or choose another name",
-    errno.ENOTDIR: "a part of its path is a file, not a folder. Choose another folder",
-}
-
-
-# --- writing ---------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
-    """Offer a temporary file name beside ``path``; on success it is flushed to the disk and renamed to ``path``.
-
-    For libraries that write by file name (the suffix is kept). Missing parent folders are made. When the body
-    raises, the temporary file is removed and an existing ``path`` keeps its content.
-
-    Args:
-        path: the file to write; a symbolic link is followed, not replaced.
-
-    Yields:
-        the temporary path to write to, in the same folder.
-
-    Raises:
-        BlosamError: when the file cannot be written (disk full, folder not writable, ...).
-    """
-    target = Path(os.path.realpath(path))
-    temporary = target.with_name(f".tmp-{os.getpid()}-{secrets.token_hex(4)}-{target.name}")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        _flush_to_disk(temporary)
-        os.replace(temporary, target)
-    except (OSError, RuntimeError) as error:
-        cause = _write_failure(error, (temporary, target))
-        if cause is None:
-            raise
-        raise BlosamError(_write_message(path, target, cause)) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-    with suppress(OSError):  # not every file system lets a folder be synchronised; the rename itself is done
-        _flush_to_disk(target.parent)
-
-
-@contextmanager
-def atomic_write(path: str | os.PathLike, mode: str = "wb", encoding: str | None = None) -> Iterator[IO[Any]]:
-    """Open a file whose content replaces ``path`` only when the body has written it to the end.
-
-    Args:
-        path: the file to write.
-        mode: ``"wb"`` for bytes or ``"w"`` for text.
-        encoding: of a text file. Defaults to UTF-8.
-
-    Yields:
-        the open file.
-
-    Raises:
-        ValueError: for another mode.
-        BlosamError: when the file cannot be written; the previous file, if any, is untouched.
-    """
-    if mode not in ("wb", "w"):
-        raise ValueError(f"atomic_write opens files with mode 'wb' or 'w', not {mode!r}")
-    with atomic_path(path) as temporary:
-        text_encoding = (encoding or "utf-8") if mode == "w" else None
-        with open(temporary, mode, encoding=text_encoding) as file:
-            yield file
 
 
 def save_state_dict(state: Mapping[str, Tensor], path: str | os.PathLike) -> None:
@@ -156,39 +80,6 @@ def save_state_dict(state: Mapping[str, Tensor], path: str | os.PathLike) -> Non
     on_cpu = {name: tensor.detach().cpu() for name, tensor in state.items()}
     with atomic_write(path) as file:
         torch.save(on_cpu, file)
-
-
-def _flush_to_disk(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _write_failure(error: BaseException, ours: tuple[Path, Path]) -> OSError | None:
-    """The reason ``error`` gives for a failed write of ours, or None when it is about something else."""
-    if isinstance(error, RuntimeError):
-        if isinstance(error.__context__, OSError):  # torch.save hides the failed write behind its own error
-            return error.__context__
-        if "PytorchStreamWriter" in str(error) or "inline_container" in str(error):
-            return OSError(errno.EIO, "the file could not be written to the end")
-        return None
-    if not isinstance(error, OSError):
-        return None
-    if error.filename is None:
-        return error
-    folders = (ours[1].parent, *ours[1].parents)
-    return error if Path(os.fsdecode(error.filename)) in (*ours, *folders) else None
-
-
-def _write_message(path: str | os.PathLike, target: Path, cause: OSError) -> str:
-    reason = _MENDS.get(cause.errno or 0, f"{cause.strerror or cause}. Write to another folder")
-    kept = "; the previous file is untouched" if target.is_file() else ""
-    return f"cannot write {os.fspath(path)}: {reason}{kept}."
-
-
-# --- reading ---------------------------------------------------------------------------------------------------------
 
 
 def read_state(path: str | os.PathLike) -> dict[str, Tensor]:
@@ -272,9 +163,9 @@ def check_tensors(
     ]
     if parts:
         raise BlosamError(
-            f"{os.fspath(path)}: the weights do not fit this network: {', '.join(parts)} tensors. They were trained "
-            "with another encoder, method, image size or number of classes: use the bundle they were trained in, "
-            "or make one that fits with `blosam switch`."
+            f"{os.fspath(path)}: the weights do not fit this network: {', '.join(parts)} tensors. They were "
+            "trained with another encoder, method, image size or number of classes: use the bundle they were "
+            "trained in, or make one that fits with `blosam switch`."
         )
 
 
@@ -309,7 +200,7 @@ def _shape(tensor: Tensor) -> str:
     return " x ".join(str(size) for size in tensor.shape) or "scalar"
 
 
-# --- digests ---------------------------------------------------------------------------------------------------------
+# --- digests ------------------------------------------------------------------------------------------------
 
 
 def sha256_of(path: str | os.PathLike) -> str:
@@ -326,7 +217,7 @@ def sha256_of(path: str | os.PathLike) -> str:
 
 
 def state_sha256(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 of names, dtypes, shapes and values, 64 hexadecimal digits; the order of the entries does not matter.
+    """SHA-256 of names, dtypes, shapes and values, 64 hexadecimal digits, whatever the order of the entries.
 
     Args:
         state: name -> tensor, on any device.
@@ -339,7 +230,7 @@ def state_sha256(state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-# --- adapters --------------------------------------------------------------------------------------------------------
+# --- adapters -----------------------------------------------------------------------------------------------
 
 
 def adapter_parameters(network: nn.Module) -> dict[str, nn.Parameter]:
@@ -357,8 +248,8 @@ def adapter_parameters(network: nn.Module) -> dict[str, nn.Parameter]:
 def frozen_sha256(network: nn.Module) -> str:
     """Digest of the weights an adapter does not hold, which names the base it was trained on.
 
-    Position tables are left out: they are resized to the image size, and interpolation may differ in the last bit
-    between machines.
+    Position tables are left out: they are resized to the image size, and interpolation may differ in the last
+    bit between machines.
 
     Args:
         network: a ``BloSam``.
@@ -381,9 +272,10 @@ def save_adapter(
     Args:
         network: a ``BloSam``.
         path: the file to write, usually ``adapter.safetensors``.
-        metadata: further facts, such as ``method``, ``base`` (name of the base weights) and ``class_names``; values
-            other than strings are stored as JSON. What can be read off the network (encoder, image size, number of
-            classes, digest of the frozen weights, blosam version) is added and cannot be overridden.
+        metadata: further facts, such as ``method``, ``base`` (name of the base weights) and ``class_names``;
+            values other than strings are stored as JSON. What can be read off the network (encoder, image size,
+            number of classes, digest of the frozen weights) and the blosam version are added and cannot be
+            overridden.
 
     Raises:
         BlosamError: when the file cannot be written.
@@ -434,8 +326,8 @@ def load_adapter(network: nn.Module, path: str | os.PathLike, check: bool = True
     Args:
         network: a ``BloSam``; it keeps its device, and is not changed unless everything fits.
         path: a file written by :func:`save_adapter`.
-        check: whether encoder, image size, number of classes and base weights must be those of the file. Names and
-            shapes of the tensors must fit in any case.
+        check: whether encoder, image size, number of classes and base weights must be those of the file. Names
+            and shapes of the tensors must fit in any case.
 
     Returns:
         the metadata of the file.
@@ -481,5 +373,6 @@ def _check_facts(metadata: Mapping[str, str], facts: Mapping[str, str], path: st
                 else ""
             )
             raise BlosamError(
-                f"{os.fspath(path)}: its {key} is {stated}, the network's is {facts[key]}{base}. Do this: {mend}."
+                f"{os.fspath(path)}: its {key} is {stated}, the network's is {facts[key]}{base}. "
+                f"Do this: {mend}."
             )
