@@ -1,0 +1,65 @@
+"""``blosam export``: TorchScript (with metadata and inference config inside) or ONNX."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from blosam.commands.train import BundleOption
+from blosam.errors import BlosamError
+
+
+def export(
+    bundle: BundleOption,
+    format: Annotated[str, typer.Option("--format", "-f", help="torchscript or onnx.")] = "torchscript",
+    out: Annotated[Path | None, typer.Option(help="File to write; default BUNDLE/models/model.ts or .onnx.")] = None,
+) -> None:
+    """Write one file that runs without this package's Python code.
+
+    Example: blosam export --bundle bundles/blosam_lung
+    """
+    from blosam.bundle import Bundle
+
+    target = Bundle(bundle)
+    weights = target.require_weights()
+    if format == "torchscript":
+        path = out or target.root / "models" / "model.ts"
+        _torchscript(target, weights, path)
+    elif format == "onnx":
+        path = out or target.root / "models" / "model.onnx"
+        _onnx(target, weights, path)
+    else:
+        raise BlosamError(f"--format {format}: unknown. Choose torchscript or onnx.")
+    typer.echo(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
+
+
+def _torchscript(target, weights: Path, path: Path) -> None:
+    """Through MONAI's own exporter, so that the file holds what MONAI Deploy reads."""
+    from monai.bundle import ckpt_export
+
+    _check_fit(target, weights)
+    ckpt_export(
+        net_id="network_def",
+        filepath=str(path),
+        ckpt_file=str(weights),
+        meta_file=str(target.config("metadata")),
+        config_file=str(target.config("inference")),
+        bundle_root=str(target.root),
+    )
+
+
+def _onnx(target, weights: Path, path: Path) -> None:
+    from blosam.networks.export import to_onnx
+
+    to_onnx(_check_fit(target, weights), path)
+
+
+def _check_fit(target, weights: Path):
+    """The network with its weights loaded strictly (MONAI's exporter copies whatever happens to match)."""
+    from blosam.weightsio import load_strict
+
+    network = target.parser("inference").get_parsed_content("network_def")
+    load_strict(network, weights)
+    return network.eval()
