@@ -1,7 +1,7 @@
 """Saving and loading weights: atomic files, strict loading, and the small adapter file people share.
 
-Every file is replaced whole or not at all (see ``blosam.atomicio``). Loading is weights-only (a file can never
-run code) and strict: every tensor of the network must be in the file with its shape, and nothing else.
+Every file is replaced whole or not at all (see ``blosam.atomicio``). Loading is weights-only (a file can
+never run code) and strict: every tensor of the network must be in the file with its shape, and nothing else.
 """
 
 from __future__ import annotations
@@ -77,9 +77,15 @@ def save_state_dict(state: Mapping[str, Tensor], path: str | os.PathLike) -> Non
         BlosamError: when ``state`` is not flat or the file cannot be written.
     """
     _check_flat(state, path)
-    on_cpu = {name: tensor.detach().cpu() for name, tensor in state.items()}
+    on_cpu = {name: _own_storage(tensor.detach().cpu()) for name, tensor in state.items()}
     with atomic_write(path) as file:
         torch.save(on_cpu, file)
+
+
+def _own_storage(tensor: Tensor) -> Tensor:
+    """A copy when ``tensor`` looks at a part of a larger one, because torch.save would write all of that."""
+    whole = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+    return tensor if whole else tensor.clone()
 
 
 def read_state(path: str | os.PathLike) -> dict[str, Tensor]:
@@ -108,7 +114,7 @@ def read_state(path: str | os.PathLike) -> dict[str, Tensor]:
             f"{file}: cannot be read ({error.strerror or error}). Check its permissions."
         ) from error
     except _UNREADABLE as error:
-        if "weights" in str(error).lower() and "unsupported" in str(error).lower():
+        if "Unsupported global" in str(error) or "Unsupported class" in str(error):
             raise BlosamError(
                 f"{file}: holds pickled Python objects, which could run code and are never loaded. "
                 "Save it again as a flat state dict: torch.save(model.state_dict(), FILE)."
@@ -273,9 +279,9 @@ def save_adapter(
         network: a ``BloSam``.
         path: the file to write, usually ``adapter.safetensors``.
         metadata: further facts, such as ``method``, ``base`` (name of the base weights) and ``class_names``;
-            values other than strings are stored as JSON. What can be read off the network (encoder, image size,
-            number of classes, digest of the frozen weights) and the blosam version are added and cannot be
-            overridden.
+            values other than strings are stored as JSON. What can be read off the network (encoder, image
+            size, number of classes, digest of the frozen weights) and the blosam version are added and cannot
+            be overridden.
 
     Raises:
         BlosamError: when the file cannot be written.
@@ -326,8 +332,8 @@ def load_adapter(network: nn.Module, path: str | os.PathLike, check: bool = True
     Args:
         network: a ``BloSam``; it keeps its device, and is not changed unless everything fits.
         path: a file written by :func:`save_adapter`.
-        check: whether encoder, image size, number of classes and base weights must be those of the file. Names
-            and shapes of the tensors must fit in any case.
+        check: whether encoder, image size, number of classes and base weights must be those of the file.
+            Names and shapes of the tensors must fit in any case.
 
     Returns:
         the metadata of the file.
