@@ -332,7 +332,9 @@ def test_truncation_at_any_length_is_refused(kind: str, tmp_path: Path) -> None:
     assert weightsio.read_state(path)
     for length in np.linspace(0, len(content) - 1, 60).astype(int):
         path.write_bytes(content[:length])
-        with pytest.raises(BlosamError, match="is truncated") as caught:
+        # a name cut in half inside an old-style file looks like a foreign object
+        pattern = "is truncated|pickled Python objects" if kind == "legacy" else "is truncated"
+        with pytest.raises(BlosamError, match=pattern) as caught:
             weightsio.read_state(path)
         assert_one_line(caught.value, str(path))
 

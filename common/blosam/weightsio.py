@@ -114,7 +114,7 @@ def read_state(path: str | os.PathLike) -> dict[str, Tensor]:
             f"{file}: cannot be read ({error.strerror or error}). Check its permissions."
         ) from error
     except _UNREADABLE as error:
-        if "Unsupported global" in str(error) or "Unsupported class" in str(error):
+        if any(words in str(error).lower() for words in ("unsupported global", "unsupported class")):
             raise BlosamError(
                 f"{file}: holds pickled Python objects, which could run code and are never loaded. "
                 "Save it again as a flat state dict: torch.save(model.state_dict(), FILE)."
