@@ -1,0 +1,273 @@
+"""BLO-SAM's network: SAM without prompts from the user, adapted to K classes with few trained weights.
+
+Zhang, Liang, Xie: "BLO-SAM: Bi-level Optimization Based Finetuning of the Segment Anything Model for
+Overfitting-Preventing Semantic Segmentation" (2024), section 3. The weights theta (decoder adapters,
+upscaling, hypernetworks, output tokens) and the prompt p are trained on two halves of the data; the encoder
+stays frozen.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..errors import BlosamError
+from .adapters import LORA_NAMES, add_lora
+from .prompts import SparsePrompt
+from .sam import EMBED_DIM, PIXEL_MEAN, PIXEL_STD, build_sam, encoder_config
+
+PROMPTS = ("dense", "sparse")
+HEADS = ("random", "pretrained")
+TRAINABLE = ("decoder", "all")
+
+_DENSE_PROMPT = "prompt_encoder.no_mask_embed.weight"
+_SPARSE_PROMPT = "sparse_prompt.tokens"
+_IOU_HEAD = "mask_decoder.iou_prediction_head."
+_TRAINED_IN_DECODER = (
+    "mask_decoder.output_upscaling.",
+    "mask_decoder.output_hypernetworks_mlps.",
+    "mask_decoder.iou_token.",
+    "mask_decoder.mask_tokens.",
+    _IOU_HEAD,
+)
+
+
+class BloSam(nn.Module):
+    """SAM that segments K classes without user prompts: softmax over K + 1 channels, channel 0 = background.
+
+    Weights are random after construction (from a generator of its own, so the global one is neither read nor
+    moved); :func:`blosam.networks.load_base` fills in a SAM checkpoint.
+
+    Args:
+        encoder: image encoder, one of ``ENCODERS``.
+        image_size: side S of the square input in pixels, divisible by 16.
+        out_channels: K + 1, at least 2.
+        rank: rank of the decoder's LoRA updates, at least 1.
+        prompt: what p is. ``"dense"``: SAM's ``no_mask_embed``, 256 numbers added at every grid cell (the
+            authors' code); ``"sparse"``: learned tokens beside the output tokens (closer to the paper's
+            text).
+        num_prompt_tokens: number of tokens of a sparse prompt.
+        head: what :func:`load_base` does with the parts that depend on K: ``"random"`` leaves them (the
+            authors' code), ``"pretrained"`` copies SAM's.
+        trainable: ``"decoder"``: theta as published; ``"all"``: also every SAM weight that reaches the
+            output.
+        init_seed: seed of the random weights.
+        dropout: probability of dropping an element of the embedding before it is decoded, in training mode.
+
+    Raises:
+        BlosamError: for a value outside of what is listed here.
+    """
+
+    def __init__(
+        self,
+        encoder: str = "tiny",
+        image_size: int = 256,
+        out_channels: int = 2,
+        rank: int = 4,
+        prompt: str = "dense",
+        num_prompt_tokens: int = 4,
+        head: str = "random",
+        trainable: str = "decoder",
+        init_seed: int = 0,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        config = encoder_config(encoder)
+        _check_choice("prompt", prompt, PROMPTS)
+        _check_choice("head", head, HEADS)
+        _check_choice("trainable", trainable, TRAINABLE)
+        if isinstance(out_channels, bool) or not isinstance(out_channels, int) or out_channels < 2:
+            raise BlosamError(
+                f"out_channels is {out_channels!r}. Use the number of classes plus 1, so at least 2."
+            )
+        if not 0.0 <= dropout < 1.0:
+            raise BlosamError(f"dropout is {dropout}. Use a probability from 0 to below 1.")
+        self.encoder_name, self.image_size, self.out_channels = encoder, image_size, out_channels
+        self.rank, self.prompt, self.head, self.trainable = rank, prompt, head, trainable
+        self.init_seed, self.embed_dim = init_seed, EMBED_DIM
+
+        with torch.random.fork_rng(devices=[]):
+            # Not torch.manual_seed, which would reseed every accelerator as well.
+            torch.default_generator.manual_seed(init_seed)
+            sam = build_sam(encoder, image_size, num_multimask_outputs=out_channels - 1)
+            add_lora(sam.mask_decoder.transformer, rank)
+            sparse = SparsePrompt(num_prompt_tokens, EMBED_DIM) if prompt == "sparse" else None
+        self.grid = image_size // config.stride
+        self.logits_size = 4 * self.grid
+        self.image_encoder = sam.image_encoder
+        self.prompt_encoder = sam.prompt_encoder
+        self.mask_decoder = sam.mask_decoder
+        self.sparse_prompt = sparse
+        self.dropout = nn.Dropout(dropout)
+        self.register_buffer("pixel_mean", torch.tensor(PIXEL_MEAN).view(1, 3, 1, 1) / 255, persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(PIXEL_STD).view(1, 3, 1, 1) / 255, persistent=False)
+        self._prompt_name = _DENSE_PROMPT if prompt == "dense" else _SPARSE_PROMPT
+        self.requires_grad_(False)
+        for parameter in self.weight_parameters(iou_head=True) + self.prompt_parameters():
+            parameter.requires_grad_(True)
+
+    # --- what is trained ------------------------------------------------------------------------------------
+
+    def weight_parameters(self, iou_head: bool = False) -> list[nn.Parameter]:
+        """The weights theta, in the order of ``named_parameters``.
+
+        Args:
+            iou_head: whether the mask quality head is included; it does not reach the logits, so it belongs
+                to an optimizer only when its own loss is used.
+        """
+        return list(self.named_weight_parameters(iou_head).values())
+
+    def named_weight_parameters(self, iou_head: bool = False) -> dict[str, nn.Parameter]:
+        """Name -> parameter of theta; see :meth:`weight_parameters`."""
+        return {
+            name: parameter
+            for name, parameter in self.named_parameters()
+            if self._is_weight(name) and (iou_head or not name.startswith(_IOU_HEAD))
+        }
+
+    def prompt_parameters(self) -> list[nn.Parameter]:
+        """The prompt p: one parameter, 1 x 256 (dense) or n x 256 (sparse)."""
+        return list(self.named_prompt_parameters().values())
+
+    def named_prompt_parameters(self) -> dict[str, nn.Parameter]:
+        """Name -> parameter of p; see :meth:`prompt_parameters`."""
+        return {self._prompt_name: self.get_parameter(self._prompt_name)}
+
+    def _is_weight(self, name: str) -> bool:
+        if self.trainable == "all":
+            return name.startswith(("image_encoder.", "mask_decoder."))
+        return name.startswith(_TRAINED_IN_DECODER) or name.endswith(LORA_NAMES)
+
+    def train(self, mode: bool = True) -> BloSam:
+        """Set training mode; a frozen encoder stays in evaluation mode."""
+        super().train(mode)
+        if self.trainable == "decoder":
+            self.image_encoder.eval()
+        return self
+
+    # --- passes ---------------------------------------------------------------------------------------------
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Segment images.
+
+        Args:
+            image: B x 3 x S x S, values in [0, 1], padded with SAM's mean colour (0.485, 0.456, 0.406).
+
+        Returns:
+            logits B x (K + 1) x S x S.
+
+        Raises:
+            BlosamError: when the image is not B x 3 x S x S.
+        """
+        logits = self.decode(self.encode(image))
+        return functional.interpolate(
+            logits, size=(self.image_size, self.image_size), mode="bilinear", align_corners=False
+        )
+
+    def encode(self, image: Tensor) -> Tensor:
+        """Image embedding B x 256 x g x g of images B x 3 x S x S in [0, 1]; BlosamError for other shapes."""
+        if not torch.jit.is_tracing() and tuple(image.shape[1:]) != (3, self.image_size, self.image_size):
+            raise BlosamError(
+                f"image batch of shape {tuple(image.shape)}; this network takes B x 3 x {self.image_size} x "
+                f"{self.image_size}. Resize and pad the images first (blosam.data.ResizeLongestPadd)."
+            )
+        return self.image_encoder((image.to(self.pixel_mean.dtype) - self.pixel_mean) / self.pixel_std)
+
+    def decode(self, embedding: Tensor) -> Tensor:
+        """Low-resolution logits B x (K + 1) x 4g x 4g of embeddings B x 256 x g x g."""
+        return self.decode_with_iou(embedding)[0]
+
+    def decode_with_iou(self, embedding: Tensor) -> tuple[Tensor, Tensor]:
+        """Low-resolution logits, and the predicted IoU of each channel, B x (K + 1)."""
+        positions = self.prompt_encoder.pe_layer.dense
+        logits, iou = self.mask_decoder.decode(
+            self.dropout(embedding.to(positions.dtype)),
+            positions,
+            dense_prompt=self.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1),
+            sparse_prompt=None if self.sparse_prompt is None else self.sparse_prompt(),
+        )
+        # Under autocast the logits come in half precision, in which sums over pixels in a loss would
+        # overflow.
+        return logits.to(positions.dtype), iou.to(positions.dtype)
+
+    def frozen_features(self, image: Tensor) -> Tensor:
+        """Everything before the first trained layer, without gradient: what a feature bank keeps.
+
+        Args:
+            image: B x 3 x S x S, values in [0, 1].
+
+        Returns:
+            the embedding B x 256 x g x g, or with ``trainable="all"`` the image itself.
+        """
+        if self.trainable == "all":
+            return image
+        with torch.no_grad():
+            return self.encode(image)
+
+    def logits_from(self, features: Tensor) -> Tensor:
+        """Low-resolution logits B x (K + 1) x 4g x 4g from :meth:`frozen_features`, differentiable."""
+        return self.logits_and_iou_from(features)[0]
+
+    def logits_and_iou_from(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Low-resolution logits and predicted IoU, B x (K + 1), from :meth:`frozen_features`."""
+        return self.decode_with_iou(self.encode(features) if self.trainable == "all" else features)
+
+    # --- export ---------------------------------------------------------------------------------------------
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """Called by ``torch.jit.script``: a traced copy of the forward pass, because SAM's own code cannot be
+        scripted.
+
+        The copy is in evaluation mode and takes any batch size.
+        """
+        was_training = self.training
+        example = torch.zeros(2, 3, self.image_size, self.image_size).to(self.pixel_mean)
+        try:
+            with torch.no_grad(), warnings.catch_warnings():
+                # Sizes that tracing warns about are constants of the network; the batch size is not among
+                # them.
+                warnings.simplefilter("ignore", torch.jit.TracerWarning)
+                traced = torch.jit.trace(self.eval(), example, check_trace=False)
+        finally:
+            self.train(was_training)
+        return _Traced(traced)
+
+
+class _Traced(nn.Module):
+    """A plain module around a traced one, which ``torch.jit.script`` accepts."""
+
+    def __init__(self, traced: nn.Module) -> None:
+        super().__init__()
+        self.traced = traced
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.traced(image)
+
+
+class FromFeatures(nn.Module):
+    """``logits_from`` as a forward pass, for ``torch.func.functional_call`` and wrappers that call
+    ``forward``.
+
+    Names of the parameters are those of the network behind ``network.``.
+
+    Args:
+        network: shared, not copied.
+        with_iou: whether to return ``(logits, iou)`` instead of the logits.
+    """
+
+    def __init__(self, network: BloSam, with_iou: bool = False) -> None:
+        super().__init__()
+        self.network = network
+        self.with_iou = with_iou
+
+    def forward(self, features: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        logits, iou = self.network.logits_and_iou_from(features)
+        return (logits, iou) if self.with_iou else logits
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise BlosamError(f"unknown {name} {value!r}. Use one of {', '.join(choices)}.")

@@ -1,0 +1,378 @@
+"""SAM at any image size and any number of output masks, built from the segment_anything package.
+
+segment_anything fixes the image size to 1024 pixels, repeats image embeddings once per prompt and slices the
+masks; here its modules are put together for a given size, with a mask decoder that takes one embedding per
+image and returns all masks. Names of parameters are those of segment_anything's ``Sam``, so official
+checkpoints load key by key.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..compat import declare_torchvision_ops
+from ..errors import BlosamError
+from ..weightsio import read_state, sha256_of
+from .adapters import LORA_NAMES
+from .prompts import DensePositions
+from .tiny import TinyEncoder
+
+declare_torchvision_ops()
+
+from segment_anything.modeling import (  # noqa: E402
+    ImageEncoderViT,
+    MaskDecoder,
+    PromptEncoder,
+    Sam,
+    TwoWayTransformer,
+)
+
+if TYPE_CHECKING:
+    from .blosam import BloSam
+
+logger = logging.getLogger(__name__)
+
+EMBED_DIM = 256
+PIXEL_MEAN = (123.675, 116.28, 103.53)  # of images in 0..255
+PIXEL_STD = (58.395, 57.12, 57.375)
+SIZE_MULTIPLE = 16
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """What tells the image encoders apart.
+
+    Args:
+        stride: pixels per grid cell and side.
+        decoder_mlp: hidden width of the MLPs in the mask decoder's transformer.
+        dim: width of the ViT; 0 for the convolutional one.
+        depth: number of ViT blocks.
+        heads: attention heads of a block; the width of a head is ``dim // heads``.
+        global_blocks: indices of the blocks that attend to the whole grid instead of 14 x 14 windows. Only
+            their relative position tables depend on the image size.
+    """
+
+    stride: int
+    decoder_mlp: int
+    dim: int = 0
+    depth: int = 0
+    heads: int = 0
+    global_blocks: tuple[int, ...] = ()
+
+
+CONFIGS = {
+    "tiny": EncoderConfig(stride=TinyEncoder.stride, decoder_mlp=1024),
+    "vit_b": EncoderConfig(16, 2048, dim=768, depth=12, heads=12, global_blocks=(2, 5, 8, 11)),
+    "vit_l": EncoderConfig(16, 2048, dim=1024, depth=24, heads=16, global_blocks=(5, 11, 17, 23)),
+    "vit_h": EncoderConfig(16, 2048, dim=1280, depth=32, heads=16, global_blocks=(7, 15, 23, 31)),
+}
+ENCODERS = tuple(CONFIGS)
+
+
+class BatchedMaskDecoder(MaskDecoder):
+    """SAM's mask decoder with one more method, for one prompt per image.
+
+    The stock ``predict_masks`` repeats every image embedding once per prompt, which fails for B images with B
+    prompts; it stays available for promptable use.
+    """
+
+    def decode(
+        self, embedding: Tensor, positions: Tensor, dense_prompt: Tensor, sparse_prompt: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Decode all masks of each image.
+
+        Args:
+            embedding: B x C x g x g, from the image encoder.
+            positions: 1 x C x g x g, position encoding of the grid.
+            dense_prompt: B or 1 x C x 1 x 1 or x g x g, added to the embedding.
+            sparse_prompt: n x C tokens put after the output tokens, the same for all images; None for no
+                tokens.
+
+        Returns:
+            logits B x M x 4g x 4g and predicted mask quality B x M, with M mask tokens.
+        """
+        tokens = [self.iou_token.weight, self.mask_tokens.weight]
+        if sparse_prompt is not None:
+            tokens.append(sparse_prompt)
+        batch, _, height, width = embedding.shape
+        queries = torch.cat(tokens, dim=0).unsqueeze(0).expand(batch, -1, -1)
+        answers, cells = self.transformer(embedding + dense_prompt, positions, queries)
+
+        upscaled = self.output_upscaling(cells.transpose(1, 2).reshape(batch, -1, height, width))
+        filters = [mlp(answers[:, 1 + i]) for i, mlp in enumerate(self.output_hypernetworks_mlps)]
+        logits = torch.stack(filters, dim=1) @ upscaled.flatten(2)
+        return logits.reshape(batch, -1, 4 * height, 4 * width), self.iou_prediction_head(answers[:, 0])
+
+
+def encoder_config(encoder: str) -> EncoderConfig:
+    """The configuration of an encoder by name.
+
+    Raises:
+        BlosamError: when the name is none of ``ENCODERS``.
+    """
+    if encoder not in CONFIGS:
+        raise BlosamError(f"unknown encoder {encoder!r}. Use one of {', '.join(ENCODERS)}.")
+    return CONFIGS[encoder]
+
+
+def build_sam(encoder: str, image_size: int, num_multimask_outputs: int = 3) -> Sam:
+    """Put a SAM together, with random weights, for square images of one size.
+
+    Args:
+        encoder: one of ``ENCODERS``.
+        image_size: side S of the images in pixels, divisible by 16; the grid has g = S / stride cells per
+            side.
+        num_multimask_outputs: K; the decoder has K + 1 mask tokens and hypernetworks (SAM itself: 3).
+
+    Returns:
+        a segment_anything ``Sam`` whose mask decoder is a :class:`BatchedMaskDecoder`.
+
+    Raises:
+        BlosamError: for an unknown encoder, or a size that is not a positive multiple of 16.
+    """
+    config = encoder_config(encoder)
+    if isinstance(image_size, bool) or not isinstance(image_size, int) or image_size < SIZE_MULTIPLE:
+        raise BlosamError(
+            f"image_size is {image_size!r}. Use a positive multiple of {SIZE_MULTIPLE}, e.g. 256."
+        )
+    if image_size % SIZE_MULTIPLE:
+        nearest = SIZE_MULTIPLE * max(1, round(image_size / SIZE_MULTIPLE))
+        raise BlosamError(f"image_size {image_size} is not divisible by {SIZE_MULTIPLE}. Use e.g. {nearest}.")
+    grid = image_size // config.stride
+    return Sam(
+        image_encoder=_image_encoder(config, image_size),
+        prompt_encoder=_prompt_encoder(grid, image_size),
+        mask_decoder=BatchedMaskDecoder(
+            num_multimask_outputs=num_multimask_outputs,
+            transformer=TwoWayTransformer(
+                depth=2, embedding_dim=EMBED_DIM, mlp_dim=config.decoder_mlp, num_heads=8
+            ),
+            transformer_dim=EMBED_DIM,
+            iou_head_depth=3,
+            iou_head_hidden_dim=256,
+        ),
+        pixel_mean=list(PIXEL_MEAN),
+        pixel_std=list(PIXEL_STD),
+    )
+
+
+def _image_encoder(config: EncoderConfig, image_size: int) -> nn.Module:
+    if not config.dim:
+        return TinyEncoder(image_size)
+    return ImageEncoderViT(
+        img_size=image_size,
+        patch_size=config.stride,
+        embed_dim=config.dim,
+        depth=config.depth,
+        num_heads=config.heads,
+        mlp_ratio=4,
+        norm_layer=partial(nn.LayerNorm, eps=1e-6),
+        qkv_bias=True,
+        use_rel_pos=True,
+        window_size=14,
+        global_attn_indexes=config.global_blocks,
+        out_chans=EMBED_DIM,
+    )
+
+
+def _prompt_encoder(grid: int, image_size: int) -> PromptEncoder:
+    encoder = PromptEncoder(
+        embed_dim=EMBED_DIM,
+        image_embedding_size=(grid, grid),
+        input_image_size=(image_size, image_size),
+        mask_in_chans=16,
+    )
+    encoder.pe_layer = DensePositions(EMBED_DIM, grid)
+    return encoder
+
+
+def position_table_names(encoder: str) -> tuple[str, ...]:
+    """Tensors whose shape depends on the image size: the absolute table and those of the global blocks."""
+    config = encoder_config(encoder)
+    if not config.dim:
+        return ()
+    relative = [
+        f"image_encoder.blocks.{block}.attn.rel_pos_{axis}" for block in config.global_blocks for axis in "hw"
+    ]
+    return ("image_encoder.pos_embed", *relative)
+
+
+def resize_position_tables(state: dict[str, Tensor], encoder: str, image_size: int) -> dict[str, Tensor]:
+    """Resize the position tables of a SAM state dict to another image size.
+
+    The absolute table is resized bilinearly with pixel centres aligned, as BLO-SAM and SAMed do; the relative
+    tables of the global blocks linearly, which is what segment_anything would do in every pass.
+
+    Args:
+        state: name -> tensor; ``image_encoder.pos_embed`` is 1 x n x n x dim, relative tables are L x head
+            width.
+        encoder: one of ``ENCODERS``.
+        image_size: the new S in pixels, divisible by 16.
+
+    Returns:
+        a new dict with ``pos_embed`` 1 x g x g x dim and relative tables (2g - 1) x head width; other entries
+        are those of ``state``.
+    """
+    grid = image_size // encoder_config(encoder).stride
+    resized = dict(state)
+    for name in position_table_names(encoder):
+        table = state[name].float()
+        if name.endswith("pos_embed"):
+            resized[name] = _resize_absolute(table, grid)
+        else:
+            resized[name] = _resize_relative(table, 2 * grid - 1)
+    return resized
+
+
+def _resize_absolute(table: Tensor, grid: int) -> Tensor:
+    if tuple(table.shape[1:3]) == (grid, grid):
+        return table
+    channels_first = table.permute(0, 3, 1, 2)
+    resized = functional.interpolate(channels_first, size=(grid, grid), mode="bilinear", align_corners=False)
+    return resized.permute(0, 2, 3, 1).contiguous()
+
+
+def _resize_relative(table: Tensor, length: int) -> Tensor:
+    if table.shape[0] == length:
+        return table
+    resized = functional.interpolate(table.T.unsqueeze(0), size=length, mode="linear", align_corners=False)
+    return resized.squeeze(0).T.contiguous()
+
+
+# --- base weights -------------------------------------------------------------------------------------------
+
+_HEADS = (
+    "mask_decoder.mask_tokens.",
+    "mask_decoder.output_hypernetworks_mlps.",
+    "mask_decoder.iou_prediction_head.",
+)
+_LAST_LAYER = ".layers.2."
+_BACKGROUND_STD = 1e-3
+
+
+def load_base(network: BloSam, path: str | os.PathLike, expected_sha256: str | None = None) -> None:
+    """Load the weights of a SAM into a network, key by key; adapters and sparse prompt tokens are left as
+    they are.
+
+    Position tables are resized to the network's image size. What depends on the number of masks (mask tokens,
+    hypernetworks, mask quality head) is left random with ``head="random"``, as in the BLO-SAM authors' code.
+    With ``head="pretrained"`` the first foreground channel gets SAM's single-mask token and hypernetwork, the
+    other ones its three multi-mask ones (in turn), and the background copies the single-mask ones but for a
+    last layer of small noise: its logits start near 0, so that softmax agrees with SAM's own rule "logit
+    above 0".
+
+    Args:
+        network: filled in place; not changed unless the whole file fits.
+        path: an official SAM checkpoint (``.pth``), or ``.safetensors`` with the same keys; any float type.
+        expected_sha256: digest the file must have, 64 hexadecimal digits; None accepts any.
+
+    Raises:
+        BlosamError: when the file is missing, damaged, of another digest or architecture, or holds anything
+            but tensors.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise BlosamError(
+            f"{file}: no such file with base weights. Give the path of a SAM checkpoint, or fetch one with "
+            f"`blosam weights fetch {network.encoder_name}`."
+        )
+    if expected_sha256 is not None and (found := sha256_of(file)) != expected_sha256.lower():
+        raise BlosamError(
+            f"{file}: its sha256 is {found}, expected {expected_sha256.lower()}: a damaged or another file. "
+            f"Fetch it again with `blosam weights fetch {network.encoder_name}`."
+        )
+    base = read_state(file)
+    _check_base(base, network.encoder_name, file)
+    base = resize_position_tables(base, network.encoder_name, network.image_size)
+    heads = {name: base.pop(name) for name in list(base) if name.startswith(_HEADS)}
+    if network.head == "pretrained":
+        base.update(_spread_heads(heads, network.out_channels, network.init_seed))
+    state = network.state_dict()
+    kept = [name for name in state if name not in base]
+    _check_kept(kept, network.head)
+    network.load_state_dict({name: base.get(name, tensor) for name, tensor in state.items()}, strict=True)
+    logger.info("base weights %s: %d tensors loaded, %d of our own kept", file, len(base), len(kept))
+
+
+def _check_kept(kept: list[str], head: str) -> None:
+    """Every tensor of the network comes from the file, or is known not to (a slip would go unnoticed)."""
+    own = (*_HEADS, "sparse_prompt.") if head == "random" else ("sparse_prompt.",)
+    unknown = [name for name in kept if not name.startswith(own) and not name.endswith(LORA_NAMES)]
+    if unknown:
+        raise RuntimeError(f"no base weights assigned to {unknown}")
+
+
+def _check_base(base: Mapping[str, Tensor], encoder: str, file: Path) -> None:
+    """Refuse a file whose names or shapes are not those of a stock SAM of the file's size."""
+    found = _name_encoder(base)
+    if found is not None and found != encoder:
+        raise BlosamError(
+            f"{file}: holds a SAM with encoder {found}, the network has {encoder}. "
+            f"Use the weights of {encoder}, or set the encoder to {found}."
+        )
+    table = base.get("image_encoder.pos_embed")
+    grid = table.shape[1] if table is not None and table.ndim == 4 and table.shape[1] > 0 else 64
+    with torch.device("meta"):
+        stock = build_sam(encoder, SIZE_MULTIPLE * grid).state_dict()
+    missing = [name for name in stock if name not in base]
+    unexpected = [name for name in base if name not in stock]
+    misshaped = [
+        f"{name} {tuple(base[name].shape)} instead of {tuple(tensor.shape)}"
+        for name, tensor in stock.items()
+        if name in base and base[name].shape != tensor.shape
+    ]
+    differences = [
+        f"{len(names)} tensors {kind} ({', '.join(names[:2])}{', ...' if len(names) > 2 else ''})"
+        for kind, names in (("missing", missing), ("unexpected", unexpected), ("misshaped", misshaped))
+        if names
+    ]
+    if differences:
+        raise BlosamError(
+            f"{file}: is no base for encoder {encoder}: {'; '.join(differences)}. "
+            f"Use a SAM checkpoint for {encoder} (`blosam weights list`)."
+        )
+
+
+def _name_encoder(base: Mapping[str, Tensor]) -> str | None:
+    """Which encoder the tensors belong to, by width and depth; None when it is none of ours."""
+    table = base.get("image_encoder.pos_embed")
+    if table is None:
+        return "tiny" if any(name.startswith("image_encoder.stages.") for name in base) else None
+    depth = len({name.split(".")[2] for name in base if name.startswith("image_encoder.blocks.")})
+    for name, config in CONFIGS.items():
+        if (config.dim, config.depth) == (table.shape[-1], depth):
+            return name
+    return None
+
+
+def _spread_heads(heads: Mapping[str, Tensor], channels: int, seed: int) -> dict[str, Tensor]:
+    """SAM's 4 mask tokens, hypernetworks and quality outputs, for background (0) and foreground (1...)."""
+    sources = [0, 0] + [1 + (channel - 2) % 3 for channel in range(2, channels)]
+    generator = torch.Generator().manual_seed(seed)
+    tokens, hypernetworks, quality = _HEADS
+    spread = {}
+    for name, tensor in heads.items():
+        if name.startswith(tokens) or (name.startswith(quality) and _LAST_LAYER in name):
+            spread[name] = tensor[sources]
+        elif name.startswith(quality):
+            spread[name] = tensor
+    for channel, source in enumerate(sources):
+        for name, tensor in heads.items():
+            if not name.startswith(f"{hypernetworks}{source}."):
+                continue
+            target = name.replace(f"{hypernetworks}{source}.", f"{hypernetworks}{channel}.", 1)
+            noise = channel == 0 and _LAST_LAYER in name
+            spread[target] = (
+                _BACKGROUND_STD * torch.randn(tensor.shape, generator=generator) if noise else tensor
+            )
+    return spread
