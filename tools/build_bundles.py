@@ -22,11 +22,15 @@ from monai.bundle import ConfigParser
 ROOT = Path(__file__).resolve().parents[1]
 TEMPLATE = ROOT / "bundles" / "_template"
 TASKS = ROOT / "bundles" / "_tasks"
-CONFIGS = ("train", "evaluate", "inference", "metadata")
+CONFIGS = ("train", "inference", "metadata")
+OVERLAYS = ("evaluate",)  # laid over train.json by the user's command: their "a#b" keys must stay as they are
 
 
 def merged(config: str, task: dict) -> str:
     """The complete JSON text of one config: template first, then what the task says about it."""
+    if config in OVERLAYS:
+        content = ConfigParser.load_config_file(str(TEMPLATE / f"{config}.yaml")) | task.get(config, {})
+        return json.dumps(content, indent=4) + "\n"
     with tempfile.TemporaryDirectory() as scratch:
         overlay = Path(scratch) / "task.json"
         overlay.write_text(json.dumps(task.get(config, {})))
@@ -37,7 +41,7 @@ def merged(config: str, task: dict) -> str:
 def bundle_files(name: str) -> dict[str, str]:
     """Relative path and text of every generated file of the bundle ``blosam_NAME``."""
     task = json.loads((TASKS / f"{name}.json").read_text())
-    files = {f"configs/{config}.json": merged(config, task) for config in CONFIGS}
+    files = {f"configs/{config}.json": merged(config, task) for config in (*CONFIGS, *OVERLAYS)}
     files["configs/logging.conf"] = (TEMPLATE / "logging.conf").read_text()
     files["LICENSE"] = (ROOT / "LICENSE").read_text()
     words = dict(task["docs"], **{key: task["metadata"][key] for key in ("name", "task", "intended_use")})
