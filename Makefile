@@ -32,7 +32,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	if [ -e $(UNFINISHED) ] || ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
 	    echo "making $(VENV) with $$python"; "$$python" -m venv --clear $(VENV) || exit 1; \
 	fi
-	@touch $(UNFINISHED)
+	@rm -f $(INSTALLED) && touch $(UNFINISHED)
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -e '.[$(EXTRAS)]' -c constraints.txt
 	@rm $(UNFINISHED)
 	@touch $(INSTALLED)
