@@ -1,0 +1,32 @@
+"""Training: the bilevel trainer on MONAI's engine, hypergradients, schedule, checkpoints and progress."""
+
+from __future__ import annotations
+
+from .checkpoint import CheckpointLoader, LastCheckpoint, ModelSaver
+from .events import BilevelEvents
+from .hypergradient import adamw_factors, hypergradient, mixed_product_exact, mixed_product_fd
+from .inferers import FrozenFeatureInferer
+from .progress import History, ProgressBar, ValidationLog
+from .schedule import PolySchedule, poly_factor
+from .stopping import EarlyStop, KeyMetric
+from .trainer import BilevelTrainer
+
+__all__ = [
+    "BilevelEvents",
+    "BilevelTrainer",
+    "CheckpointLoader",
+    "EarlyStop",
+    "FrozenFeatureInferer",
+    "History",
+    "KeyMetric",
+    "LastCheckpoint",
+    "ModelSaver",
+    "PolySchedule",
+    "ProgressBar",
+    "ValidationLog",
+    "adamw_factors",
+    "hypergradient",
+    "mixed_product_exact",
+    "mixed_product_fd",
+    "poly_factor",
+]
