@@ -57,7 +57,7 @@ def _register() -> None:
 
 
 def main() -> None:
-    """Entry point: a :class:`BlosamError` becomes one line on stderr and exit code 1."""
+    """Entry point: a :class:`BlosamError` becomes one line on stderr and exit code 1; Ctrl-C is exit code 130."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     _register()
     try:
@@ -65,9 +65,6 @@ def main() -> None:
     except BlosamError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(1)
-    except KeyboardInterrupt:
-        typer.echo("stopped. What was finished is saved; training goes on with --resume.", err=True)
-        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from PIL import Image
 
 from blosam.atomicio import atomic_path
 from blosam.errors import BlosamError
-from blosam.evaluation.overlay import overlay
+from blosam.evaluation.overlay import draw_overlay
 from blosam.predictor import Prediction
 
 _IMAGE_SUFFIXES = (".nii.gz", ".nii", ".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
@@ -36,6 +37,20 @@ def output_names(paths: Sequence[Path]) -> list[str]:
         taken.add(name)
         names.append(name)
     return names
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder for results.
+
+    Raises:
+        BlosamError: when it cannot be made or written to.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BlosamError(f"{path}: cannot make the folder ({error.strerror}). Name another output folder.") from error
+    if not os.access(path, os.W_OK):
+        raise BlosamError(f"{path}: the folder is not writable. Name another output folder.")
 
 
 def write_prediction(
@@ -83,4 +98,5 @@ def _write_nifti(prediction: Prediction, path: Path, labels: dict[str, int]) -> 
 
 
 def _write_overlay(prediction: Prediction, path: Path, labels: dict[str, int]) -> None:
-    Image.fromarray(overlay(prediction.image, prediction=prediction.mask, labels=labels)).save(path)
+    names = {value: name for name, value in labels.items()}
+    Image.fromarray(draw_overlay(prediction.image, pred=prediction.mask, class_names=names)).save(path)

@@ -32,14 +32,14 @@ def predict(
 
     from blosam.data import list_images
     from blosam.predictor import Predictor
-    from blosam.writers import output_names, write_prediction
+    from blosam.writers import make_folder, output_names, write_prediction
 
     formats = parse_formats(format)
     paths = [path for entry in inputs for path in list_images(entry)]
     names = output_names(paths)
     predictor = Predictor(bundle, device=choose_device(device))
     records, failed = [], 0
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     for path, name in tqdm(list(zip(paths, names, strict=True)), desc="segmenting", unit="image", disable=len(paths) < 2):
         record: dict[str, object] = {"input": name}
         try:
