@@ -11,11 +11,12 @@ from blosam.errors import BlosamError
 
 from .canvas import image_shape
 from .chest import draw_chest
+from .dental import draw_dental
 from .phantom import Phantom
 
 __all__ = ["KINDS", "Phantom", "draw", "draw_many"]
 
-KINDS: dict[str, Callable[..., Phantom]] = {"chest": draw_chest}
+KINDS: dict[str, Callable[..., Phantom]] = {"chest": draw_chest, "dental": draw_dental}
 
 
 def draw(kind: str, seed: int, size: int = 256, aspect: float = 1.0, variety: float = 1.0) -> Phantom:
@@ -42,7 +43,8 @@ def draw(kind: str, seed: int, size: int = 256, aspect: float = 1.0, variety: fl
     return KINDS[kind](seed, image_shape(size, aspect), variety)
 
 
-def draw_many(kind: str, seeds: Iterable[int], size: int = 256, aspect: float = 1.0,
-              variety: float = 1.0) -> list[Phantom]:
+def draw_many(
+    kind: str, seeds: Iterable[int], size: int = 256, aspect: float = 1.0, variety: float = 1.0
+) -> list[Phantom]:
     """Draw one phantom per seed, in order; see :func:`draw`."""
     return [draw(kind, seed, size, aspect, variety) for seed in seeds]

@@ -1,7 +1,7 @@
-"""Shared drawing primitives: random numbers with a variety knob, pixel grids, smooth noise, soft edges, rasterised strokes.
+"""Shared drawing primitives: random numbers with a variety knob, smooth noise, soft edges, strokes.
 
-Everything here works on whole arrays. Scales are fractions of the longest image side, so that one seed gives the
-same picture at any size; only pixel noise depends on the size.
+Everything here works on whole arrays. Scales are fractions of the longest image side, so that one seed
+gives the same picture at any size; only pixel noise depends on the size.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFilter
 from scipy import ndimage
 
 
@@ -30,7 +30,7 @@ class Chance:
         return (low + high) / 2 + (self.rng.random() - 0.5) * (high - low) * self.variety
 
     def pair(self, low: float, high: float, asymmetry: float = 0.0) -> np.ndarray:
-        """One number of ``low``..``high`` for both body sides (shape 2), each moved by up to ``asymmetry``."""
+        """One number for both body sides (shape 2), each moved by up to ``asymmetry``."""
         common = self.between(low, high)
         return np.array([common + self.between(-asymmetry, asymmetry) for _ in range(2)])
 
@@ -69,7 +69,9 @@ def _spline_weights(length: int, cells: float, longest: int) -> np.ndarray:
     position = (np.arange(length) + 0.5) / longest * cells
     first = np.floor(position).astype(int)
     t = position - first
-    basis = np.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3], axis=1) / 6
+    basis = (
+        np.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3], axis=1) / 6
+    )
     weights = np.zeros((length, int(np.ceil(cells * length / longest)) + 4), dtype=np.float32)
     for offset in range(4):
         weights[np.arange(length), first + offset] += basis[:, offset]
@@ -98,7 +100,7 @@ def smooth_noise(chance: Chance, shape: tuple[int, int], scale: float) -> np.nda
 
 
 def texture(chance: Chance, shape: tuple[int, int], scale: float, octaves: int = 3) -> np.ndarray:
-    """Sum of ``octaves`` smooth fields, each half the size and 0.6 times the height of the one before; H x W."""
+    """Sum of smooth fields (H x W), each half the size and 0.6 times the height of the one before."""
     total = smooth_noise(chance, shape, scale)
     for octave in range(1, octaves):
         total += smooth_noise(chance, shape, scale / 2**octave) * np.float32(0.6**octave)
@@ -106,9 +108,14 @@ def texture(chance: Chance, shape: tuple[int, int], scale: float, octaves: int =
 
 
 def soft(distance: np.ndarray, edge: float) -> np.ndarray:
-    """Coverage 0..1 of the inside (``distance`` < 0), smooth over about ``edge`` (same unit) on both sides."""
-    t = np.clip(np.float32(0.5) - distance * np.float32(0.5 / edge), 0, 1)
-    return t * t * (3 - 2 * t)
+    """Coverage 0..1 of the inside (``distance`` < 0), smooth over ``edge`` (same unit) on both sides."""
+    t = distance * np.float32(-0.5 / edge)
+    t += np.float32(0.5)
+    np.clip(t, 0, 1, out=t)
+    rounded = 3 - 2 * t
+    rounded *= t
+    rounded *= t
+    return rounded
 
 
 def ellipse(x: np.ndarray, y: np.ndarray, centre: tuple, radii: tuple, angle: float = 0.0) -> np.ndarray:
@@ -132,13 +139,21 @@ def blur(image: np.ndarray, sigma: float) -> np.ndarray:
         return ndimage.gaussian_filter(image, spatial, truncate=3.0)
     factor = max(2, int(sigma / 2))
     height, width = image.shape[:2]
-    padded = np.pad(image, [(0, -height % factor), (0, -width % factor)] + [(0, 0)] * (image.ndim - 2), mode="edge")
+    padded = np.pad(
+        image, [(0, -height % factor), (0, -width % factor)] + [(0, 0)] * (image.ndim - 2), mode="edge"
+    )
     rows, columns = padded.shape[0] // factor, padded.shape[1] // factor
-    small = padded.reshape(rows, factor, columns, factor, *image.shape[2:]).mean(axis=(1, 3), dtype=np.float32)
+    small = padded.reshape(rows, factor, columns, factor, *image.shape[2:]).mean(
+        axis=(1, 3), dtype=np.float32
+    )
     small = ndimage.gaussian_filter(small, tuple(s / factor for s in spatial), truncate=3.0)
     vertical, horizontal = _linear_weights(height, rows, factor), _linear_weights(width, columns, factor)
-    return np.einsum("hr,rc...->hc...", vertical, np.einsum("wc,rc...->rw...", horizontal, small, optimize=True),
-                     optimize=True)
+    return np.einsum(
+        "hr,rc...->hc...",
+        vertical,
+        np.einsum("wc,rc...->rw...", horizontal, small, optimize=True),
+        optimize=True,
+    )
 
 
 @lru_cache(maxsize=64)
@@ -168,36 +183,52 @@ class Strokes:
 
     def line(self, points: np.ndarray, width: float, value: float = 1.0) -> None:
         """Draw a polyline (N x 2) of ``width`` pixels with ``value`` 0..1."""
-        self.draw.line([tuple(p) for p in np.asarray(points) * 2.0], fill=round(value * 255),
-                       width=max(1, round(width * 2)), joint="curve")
+        self.draw.line(
+            (np.asarray(points) * 2.0).ravel().tolist(),
+            fill=round(value * 255),
+            width=max(1, round(width * 2)),
+            joint="curve" if len(points) > 2 else None,
+        )
 
     def polygon(self, points: np.ndarray, value: float = 1.0) -> None:
         """Fill a polygon (N x 2) with ``value`` 0..1."""
-        self.draw.polygon([tuple(p) for p in np.asarray(points) * 2.0], fill=round(value * 255))
+        self.draw.polygon((np.asarray(points) * 2.0).ravel().tolist(), fill=round(value * 255))
 
     def disc(self, centre: tuple[float, float], radius: float, value: float = 1.0) -> None:
         """Fill a disc of ``radius`` pixels."""
         x, y = centre
-        self.draw.ellipse([2 * (x - radius), 2 * (y - radius), 2 * (x + radius), 2 * (y + radius)],
-                          fill=round(value * 255))
+        self.draw.ellipse(
+            [2 * (x - radius), 2 * (y - radius), 2 * (x + radius), 2 * (y + radius)], fill=round(value * 255)
+        )
 
-    def layer(self) -> np.ndarray:
-        """The layer as H x W float32 in 0..1."""
-        height, width = self.shape
-        fine = np.asarray(self.picture, dtype=np.uint8).reshape(height, 2, width, 2)
-        return fine.sum(axis=(1, 3), dtype=np.uint16).astype(np.float32) * np.float32(1 / 1020)
+    def layer(self, sigma: float = 0.0) -> np.ndarray:
+        """The layer, blurred by ``sigma`` pixels, as H x W float32 in 0..1 (in steps of 1/255)."""
+        picture = self.picture.reduce(2)
+        if sigma > 0.1:
+            picture = picture.filter(ImageFilter.GaussianBlur(sigma))
+        return np.asarray(picture, dtype=np.float32) * np.float32(1 / 255)
 
 
 def curve(points: np.ndarray, count: int = 16, closed: bool = False) -> np.ndarray:
     """Catmull-Rom curve through ``points`` (N x 2): ``count`` samples per span, as M x 2."""
     points = np.asarray(points, dtype=np.float64)
+    return _curve_weights(len(points), count, closed) @ points
+
+
+@lru_cache(maxsize=128)
+def _curve_weights(number: int, count: int, closed: bool) -> np.ndarray:
+    """Weights (samples x points) of a Catmull-Rom curve; an open curve goes straight on beyond its ends."""
+    t = np.arange(count) / count
+    basis = 0.5 * np.stack(
+        [-t + 2 * t**2 - t**3, 2 - 5 * t**2 + 3 * t**3, t + 4 * t**2 - 3 * t**3, t**3 - t**2]
+    )
+    identity = np.eye(number)
     if closed:
-        before, start, end, after = (np.roll(points, shift, axis=0) for shift in (1, 0, -1, -2))
+        extended = np.vstack([identity[-1], identity, identity[0], identity[1]])
     else:
-        padded = np.vstack([2 * points[0] - points[1], points, 2 * points[-1] - points[-2]])
-        before, start, end, after = padded[:-3], padded[1:-2], padded[2:-1], padded[3:]
-    t = (np.arange(count) / count)[None, :, None]
-    p0, p1, p2, p3 = (p[:, None, :] for p in (before, start, end, after))
-    spans = 0.5 * (2 * p1 + (p2 - p0) * t + (2 * p0 - 5 * p1 + 4 * p2 - p3) * t**2 + (3 * p1 - p0 - 3 * p2 + p3) * t**3)
-    samples = spans.reshape(-1, 2)
-    return samples if closed else np.vstack([samples, points[-1]])
+        ends = (2 * identity[0] - identity[1], 2 * identity[-1] - identity[-2])
+        extended = np.vstack([ends[0], identity, ends[1]])
+    spans = [np.einsum("kc,kn->cn", basis, extended[first : first + 4]) for first in range(len(extended) - 3)]
+    weights = np.vstack(spans if closed else [*spans, identity[-1:]])
+    weights.setflags(write=False)
+    return weights

@@ -1,8 +1,8 @@
-"""Where things are in a chest phantom: the anatomical frame and the implicit functions of lungs, heart and body.
+"""Where things are in a chest phantom: the frame and the implicit functions of lungs, heart and body.
 
-Distances are in anatomical units (1 = height of the lungs), negative inside. Lengths that depend on one coordinate
-only (the lateral wall as a function of the height, the dome as a function of the distance from the midline) are
-tables for both sides, looked up for all pixels at once.
+Distances are in anatomical units (1 = height of the lungs), negative inside. Lengths that depend on one
+coordinate only (the lateral wall as a function of the height, the dome as a function of the distance from the
+midline) are tables for both sides, looked up for all pixels at once.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ V_LOW, V_HIGH, A_HIGH = -0.7, 1.9, 1.7
 
 
 class Frame:
-    """Maps between pixels and anatomical coordinates: zoom, position, rotation, stretch, scoliosis, smooth warp.
+    """Maps pixels to anatomical coordinates: zoom, position, rotation, stretch, scoliosis, smooth warp.
 
     Attributes:
         u, v: H x W float32 coordinates of every pixel.
@@ -27,7 +27,7 @@ class Frame:
         self.shape = shape
         longest = max(shape)
         extent = min(shape[0], shape[1] * chance.between(0.9, 1.15)) / longest
-        height = chance.between(0.52, 0.84) + (chance.between(0.0, 0.25) if chance.happens(0.2) else 0.0)
+        height = chance.between(0.55, 0.95) + (chance.between(0.0, 0.3) if chance.happens(0.15) else 0.0)
         self.height = height * extent
         self.stretch = chance.between(0.82, 1.16)
         self.angle = chance.between(-0.09, 0.09) * (2.0 if chance.happens(0.1) else 1.0)
@@ -62,8 +62,9 @@ class Thorax:
         left: H x W bool, the patient's left side (right in the image).
         a: H x W, distance from the midline.
         lung, heart, mediastinum: H x W signed distances (negative inside).
-        lateral, base: H x W, distance from the midline of the chest wall at this height, and height of the dome at
-            this distance from the midline.
+        lateral: H x W, distance of the chest wall from the midline at the height of the pixel.
+        base: H x W, height of the dome at the pixel's distance from the midline.
+        sides, below: H x W signed distances to the side walls and to the dome.
         body_depth: H x W, thickness of the body, 0 in air, about 1 in the middle of the trunk.
         occupied: H x W in 0..1, how much of the depth heart and mediastinum fill.
     """
@@ -99,7 +100,7 @@ class Thorax:
         width = np.empty((2, ENTRIES))
         base, waist = chance.between(0.075, 0.12), chance.between(0.1, 0.16)
         for side in range(2):
-            width[side] = base + 0.25 * np.clip(-v, 0, 0.3) + (waist - base) * np.clip((v - 0.2) / 0.5, 0, 1)
+            width[side] = base + (waist - base) * np.clip((v - 0.2) / 0.5, 0, 1)
             width[side] += chance.between(0.0, 0.06) * np.exp(-(((v - chance.between(0.4, 0.5)) / 0.1) ** 2))
         width[1] += chance.between(0.01, 0.1) * np.exp(-(((v - chance.between(0.24, 0.33)) / 0.06) ** 2))
         width[0] += chance.between(0.0, 0.05) * np.exp(-(((v - 0.2) / 0.15) ** 2))
@@ -109,15 +110,25 @@ class Thorax:
         large = chance.between(1.0, 1.35) if chance.happens(0.25) else 1.0
         shift = chance.between(-0.03, 0.06)
         low = chance.between(0.68, 0.76)
-        radii = (chance.between(0.2, 0.29) * large, chance.between(0.2, 0.27) * (1 + (large - 1) / 2))
-        ventricle = ellipse(self.u, self.v, (0.11 * large + shift, low), radii, chance.between(0.3, 0.9))
-        atrium = ellipse(self.u, self.v, (-0.05 + shift, low - 0.02),
-                         (chance.between(0.11, 0.17) * large, chance.between(0.17, 0.22)))
-        squared = np.minimum(ventricle, atrium)
+        radii = (chance.between(0.24, 0.33) * large, chance.between(0.17, 0.23) * (1 + (large - 1) / 2))
+        ventricle = ellipse(self.u, self.v, (0.1 * large + shift, low), radii, chance.between(0.35, 0.95))
+        atrium = ellipse(
+            self.u,
+            self.v,
+            (-0.05 + shift, low - 0.02),
+            (chance.between(0.11, 0.17) * large, chance.between(0.17, 0.22)),
+        )
+        blend = np.clip(
+            0.5 + (atrium - ventricle) * 0.7, 0, 1
+        )  # a smooth minimum rounds the notch between both
+        squared = np.maximum(atrium + (ventricle - atrium) * blend - 0.36 * blend * (1 - blend), 0)
         self.heart = (np.sqrt(squared) - 1) * np.float32(min(radii))
         depth = np.sqrt(np.clip(1 - squared, 0, 1)) * np.float32(chance.between(0.5, 1.0))
-        self.occupied = np.maximum(soft(self.heart, 0.02) * (0.25 + 0.75 * depth),
-                                   soft(self.mediastinum, chance.between(0.01, 0.03)) * np.float32(0.92))
+        chest_only = np.clip((self.v + np.float32(0.15)) * 6, 0, 1)  # the neck has no mediastinum
+        self.occupied = np.maximum(
+            soft(self.heart, 0.02) * (0.25 + 0.75 * depth),
+            soft(self.mediastinum, chance.between(0.01, 0.03)) * 0.92 * chest_only,
+        )
 
     def _draw_lungs(self, chance: Chance) -> None:
         lateral, medial, base = (np.empty((2, ENTRIES)) for _ in range(3))
@@ -127,12 +138,16 @@ class Thorax:
         slope = chance.between(0.05, 0.4)
         higher = np.array([chance.between(0.0, 0.06), chance.between(-0.01, 0.03)])
         for side in range(2):
-            t = np.clip((self.heights - self.apex[side]) / (self.angle_height[side] - self.apex[side]), 0, 1.2)
+            t = np.clip(
+                (self.heights - self.apex[side]) / (self.angle_height[side] - self.apex[side]), 0, 1.2
+            )
             start = self.wall[side] * chance.between(0.34, 0.46)
             bow = (1 - np.clip(1 - t / peak, 0, 1) ** power) ** (1 / chance.between(1.7, 2.2))
             lateral[side] = start + (self.wall[side] - start) * bow - 0.25 * np.clip(t - peak, 0, 1) ** 2
             cap = np.sqrt(1 - np.clip(1 - t / chance.between(0.07, 0.16), 0, 1) ** 2)
-            medial[side] = start - (start - inner_top) * cap + (inner_base - inner_top) * np.clip(t - 0.2, 0, 1)
+            medial[side] = (
+                start - (start - inner_top) * cap + (inner_base - inner_top) * np.clip(t - 0.2, 0, 1)
+            )
             x = self.distances / self.wall[side]
             outward = np.clip((x - top) / (1 - top), 0, 1.3) ** lean
             inward = slope * (np.clip(top - x, 0, 1) / top) ** 1.7
@@ -155,8 +170,16 @@ class Thorax:
         for side in range(2):
             trunk = self.wall[side] + flesh
             knots = [-0.7, top - 0.1, top, top + slope, armpit - 0.08, armpit, 0.9, 1.9]
-            values = [neck, neck, neck * 1.15, shoulder, shoulder * chance.between(0.85, 1.1), trunk + 0.04,
-                      trunk * chance.between(0.98, 1.1), trunk * chance.between(0.9, 1.15)]
+            values = [
+                neck,
+                neck,
+                neck * 1.15,
+                shoulder,
+                shoulder * chance.between(0.85, 1.1),
+                trunk + 0.04,
+                trunk * chance.between(0.98, 1.1),
+                trunk * chance.between(0.9, 1.15),
+            ]
             width[side] = np.interp(self.heights, knots, values)
         kernel = np.hanning(ENTRIES // 18)
         kernel /= kernel.sum()
@@ -183,11 +206,15 @@ class Thorax:
         gas = np.zeros_like(self.v)
         bubbles = [(chance.between(0.2, 0.4), 0.06)] if chance.happens(0.7) else []
         if chance.happens(0.35):
-            bubbles += [(chance.between(-0.35, 0.45), chance.between(0.08, 0.25)) for _ in range(chance.integer(1, 4))]
+            bubbles += [
+                (chance.between(-0.35, 0.45), chance.between(0.08, 0.25)) for _ in range(chance.integer(1, 4))
+            ]
         for across, down in bubbles:
             height = float(np.interp(abs(across), self.distances, self._base_at(across)))
             radii = (chance.between(0.04, 0.13), chance.between(0.03, 0.07))
-            squared = ellipse(self.u, self.v, (across, height + down + radii[1]), radii, chance.between(-0.4, 0.4))
+            squared = ellipse(
+                self.u, self.v, (across, height + down + radii[1]), radii, chance.between(-0.4, 0.4)
+            )
             gas = np.maximum(gas, np.clip((1 - squared) * np.float32(chance.between(1.0, 3.0)), 0, 1))
         return gas * soft(0.015 - self.below, 0.01)
 

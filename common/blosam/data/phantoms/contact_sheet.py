@@ -11,12 +11,33 @@ from PIL import Image
 from . import draw
 
 COLOURS = np.array(
-    [[0, 0, 0], [230, 60, 60], [60, 120, 230], [250, 160, 160], [160, 190, 250], [240, 200, 40], [150, 90, 200],
-     [70, 70, 70], [60, 200, 120], [250, 130, 20], [20, 200, 220]], dtype=np.uint8)
+    [
+        [0, 0, 0],
+        [230, 60, 60],
+        [60, 120, 230],
+        [250, 160, 160],
+        [160, 190, 250],
+        [240, 200, 40],
+        [150, 90, 200],
+        [70, 70, 70],
+        [60, 200, 120],
+        [250, 130, 20],
+        [20, 200, 220],
+    ],
+    dtype=np.uint8,
+)
 
 
-def contact_sheet(kind: str, path: str | Path, seeds: Sequence[int] = range(24), columns: int = 8, size: int = 192,
-                  aspect: float = 1.0, variety: float = 1.0, structures: bool = True) -> None:
+def contact_sheet(
+    kind: str,
+    path: str | Path,
+    seeds: Sequence[int] = range(24),
+    columns: int = 8,
+    size: int = 192,
+    aspect: float = 1.0,
+    variety: float = 1.0,
+    structures: bool = True,
+) -> None:
     """Write a sheet of phantoms, every row of images followed by a row of their masks.
 
     Args:
@@ -34,7 +55,9 @@ def contact_sheet(kind: str, path: str | Path, seeds: Sequence[int] = range(24),
         tiles, masks = [], []
         for seed in seeds[start : start + columns]:
             phantom = draw(kind, seed, size, aspect, variety)
-            image = phantom.image if phantom.image.ndim == 3 else np.repeat(phantom.image[..., None], 3, axis=2)
+            image = (
+                phantom.image if phantom.image.ndim == 3 else np.repeat(phantom.image[..., None], 3, axis=2)
+            )
             tiles.append((image * 255).round().astype(np.uint8))
             masks.append(_colour(phantom.structures) if structures else _outline(tiles[-1], phantom.mask))
         blank = [np.zeros_like(tiles[0])] * (columns - len(tiles))
@@ -49,8 +72,9 @@ def _colour(labels: np.ndarray) -> np.ndarray:
 
 def _outline(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     inner = mask.copy()
-    inner[1:-1, 1:-1] = np.minimum.reduce([mask[1:-1, 1:-1], mask[:-2, 1:-1], mask[2:, 1:-1], mask[1:-1, :-2],
-                                           mask[1:-1, 2:]])
+    inner[1:-1, 1:-1] = np.minimum.reduce(
+        [mask[1:-1, 1:-1], mask[:-2, 1:-1], mask[2:, 1:-1], mask[1:-1, :-2], mask[1:-1, 2:]]
+    )
     result = image.copy()
     result[(mask > 0) & (inner != mask)] = (255, 60, 60)
     return result
