@@ -28,12 +28,7 @@ def picture(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray
         x, y = centre + rng.normal(0, 0.02), 0.5 + rng.normal(0, 0.03)
         a, b = 0.14 + rng.normal(0, 0.01), 0.3 + rng.normal(0, 0.03)
         mask |= (((columns - x) / a) ** 2 + ((rows - y) / b) ** 2 < 1).astype(np.uint8)
-    image = (
-        0.75
-        - 0.45 * mask
-        + 0.06 * np.sin(40 * rows + 8 * (columns - 0.5) ** 2)
-        + rng.normal(0, 0.03, mask.shape)
-    )
+    image = 0.75 - 0.45 * mask + 0.06 * np.sin(40 * rows + 8 * (columns - 0.5) ** 2) + rng.normal(0, 0.03, mask.shape)
     return np.clip(image, 0, 1).astype(np.float32), mask
 
 
@@ -47,9 +42,7 @@ def sample_report(cases: int = 20, size: int = 128, seed: int = 0) -> ReportData
         pred = np.roll(truth, (shift, shift // 2), (0, 1))
         name = f"chest_{i:03d}"
         shown.append(Case(name, image, truth, pred))
-        rows += [
-            {"image": name, **row, "class": "lung"} for row in image_metrics(pred, truth, [1], (1.4, 1.4))
-        ]
+        rows += [{"image": name, **row, "class": "lung"} for row in image_metrics(pred, truth, [1], (1.4, 1.4))]
     time = np.arange(200)
     steps = rng.normal(0, 1, (200, 256)) * np.exp(-time / 60)[:, None]
     training = [TrainingImage(f"chest_t{i}", *picture(rng, size), role=f"D{i % 2 + 1}") for i in range(4)]

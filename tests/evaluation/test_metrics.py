@@ -62,9 +62,7 @@ def test_equals_brute_force_and_monai(shape: tuple[int, int], spacing: tuple[flo
         assert row["class"] == 3 and row["unit"] == ("pixels" if spacing is None else "mm")
         y_pred, y = (torch.from_numpy(m)[None, None].float() for m in (pred, truth))
         options = {"include_background": True, "spacing": spacing}
-        assert row["hd95"] == pytest.approx(
-            compute_hausdorff_distance(y_pred, y, percentile=95, **options).item()
-        )
+        assert row["hd95"] == pytest.approx(compute_hausdorff_distance(y_pred, y, percentile=95, **options).item())
         assert row["surface_dice"] == pytest.approx(compute_surface_dice(y_pred, y, [2.0], **options).item())
 
 
@@ -123,9 +121,7 @@ def test_refuses_other_shapes_and_senseless_spacing() -> None:
 
 def test_is_fast_at_1024() -> None:
     rows, columns = np.mgrid[:1024, :1024]
-    truth = ((rows - 500) ** 2 + (columns - 300) ** 2 < 200**2) | (
-        (rows - 500) ** 2 + (columns - 720) ** 2 < 220**2
-    )
+    truth = ((rows - 500) ** 2 + (columns - 300) ** 2 < 200**2) | ((rows - 500) ** 2 + (columns - 720) ** 2 < 220**2)
     pred = np.roll(truth, 9, axis=0)
     image_metrics(pred.astype(int), truth.astype(int), [1], (0.2, 0.2))
     seconds = []

@@ -26,9 +26,7 @@ from blosam.evaluation.table import (
 )
 
 
-def item(
-    pred: np.ndarray, truth: np.ndarray, path: str, spacing: Any = None, size: int = 32
-) -> dict[str, Any]:
+def item(pred: np.ndarray, truth: np.ndarray, path: str, spacing: Any = None, size: int = 32) -> dict[str, Any]:
     """One decollated output for H x W maps: W x H order as after MONAI's inverse transforms."""
     meta = {"filename_or_obj": path} | ({} if spacing is None else {"spacing": spacing})
     return {
@@ -57,9 +55,7 @@ def maps(height: int = 20, width: int = 48) -> tuple[np.ndarray, np.ndarray]:
     return pred, truth
 
 
-@pytest.mark.parametrize(
-    "spacing", [(5.0, 0.5), [5.0, 0.5], torch.tensor([5.0, 0.5]), torch.tensor([[5.0, 0.5]])]
-)
+@pytest.mark.parametrize("spacing", [(5.0, 0.5), [5.0, 0.5], torch.tensor([5.0, 0.5]), torch.tensor([[5.0, 0.5]])])
 def test_spacing_is_row_then_column(tmp_path: Path, spacing: Any) -> None:
     rows = run(PerImageTable(tmp_path, {"lung": 1}), [item(*maps(), "a.png", spacing)]).state.table["rows"]
     assert rows[0]["hd95"] == pytest.approx(6 * 0.5) and rows[0]["unit"] == "mm"

@@ -67,9 +67,7 @@ def image_metrics(
     results = []
     for index in classes:
         dice, hd95, surface = _mask_metrics(pred == index, truth == index, step, diagonal)
-        results.append(
-            {"class": int(index), "dice": dice, "hd95": hd95, "surface_dice": surface, "unit": unit}
-        )
+        results.append({"class": int(index), "dice": dice, "hd95": hd95, "surface_dice": surface, "unit": unit})
     return results
 
 
@@ -86,9 +84,7 @@ def _mask_metrics(
     # MONAI's compute_hausdorff_distance and compute_surface_dice would each compute these distances again.
     box = _bounding_box(pred | truth)
     edges = get_mask_edges(torch.from_numpy(pred[box]), torch.from_numpy(truth[box]))
-    distances = [
-        np.asarray(get_surface_distance(one, other, spacing=step)) for one, other in (edges, reversed(edges))
-    ]
+    distances = [np.asarray(get_surface_distance(one, other, spacing=step)) for one, other in (edges, reversed(edges))]
     hd95 = max(float(np.percentile(d, PERCENTILE)) for d in distances)
     close = sum(int((d <= SURFACE_TOLERANCE).sum()) for d in distances)
     return dice, hd95, close / sum(d.size for d in distances)
@@ -111,9 +107,7 @@ class NativeDice(IgniteMetricHandler):
     ``engine.state.metric_details``.
     """
 
-    def __init__(
-        self, num_classes: int, keys: Sequence[str] = ("pred", "label"), save_details: bool = True
-    ) -> None:
+    def __init__(self, num_classes: int, keys: Sequence[str] = ("pred", "label"), save_details: bool = True) -> None:
         """Set the number of classes.
 
         Args:
@@ -126,9 +120,7 @@ class NativeDice(IgniteMetricHandler):
             BlosamError: ``num_classes`` is smaller than 2.
         """
         if num_classes < 2:
-            raise BlosamError(
-                f"num_classes is {num_classes}, at least 2 are needed. Count the background too."
-            )
+            raise BlosamError(f"num_classes is {num_classes}, at least 2 are needed. Count the background too.")
         super().__init__(
             metric_fn=DiceMetric(include_background=False, num_classes=num_classes, ignore_empty=False),
             output_transform=from_engine(list(keys)),

@@ -57,7 +57,8 @@ def draw_overlay(
         pred: H x W class indices, or None.
         class_names: class index to name, for the legend and to choose colours; by default the classes in the
             masks.
-        fill: opacity of the predicted area in [0, 1]; by default 0 with one class and 0.4 with several.
+        fill: opacity of the predicted area (of the true one without prediction) in [0, 1]; by default 0 with
+            one class and 0.4 with several.
         legend: add a strip below the picture that says which colour is what.
         max_side: larger pictures are reduced to this longest side, in pixels.
         min_side: smaller pictures are enlarged by the smallest whole factor that reaches this longest side.
@@ -83,10 +84,11 @@ def draw_overlay(
     masks = [None if m is None else _nearest(m, shape) for m in (truth, pred)]
     width = max(2.0, max(shape) / 320)
     opacity = (0.4 if several else 0.0) if fill is None else fill
+    filled = 0 if masks[1] is None else 1
     for index in classes:
-        true_colour, predicted_colour = _colours(index, several)
-        if masks[1] is not None and opacity > 0:
-            canvas = _blend(canvas, opacity * (masks[1] == index), predicted_colour)
+        true_colour, predicted_colour = colours = _colours(index, several)
+        if masks[filled] is not None and opacity > 0:
+            canvas = _blend(canvas, opacity * (masks[filled] == index), colours[filled])
         if masks[0] is not None:
             canvas = _outline(canvas, masks[0] == index, true_colour, width)
         if masks[1] is not None and not several:
@@ -116,9 +118,7 @@ def to_rgb(image: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(np.broadcast_to(array, (*array.shape[:2], 3)))
 
 
-def display_shape(
-    shape: tuple[int, int], max_side: int = _MAX_SIDE, min_side: int = _MIN_SIDE
-) -> tuple[int, int]:
+def display_shape(shape: tuple[int, int], max_side: int = _MAX_SIDE, min_side: int = _MIN_SIDE) -> tuple[int, int]:
     """(rows, columns) at which a picture of ``shape`` is shown: enlarged by whole factors, reduced by any."""
     longest = max(shape)
     factor: float = max(1, min(-(-min_side // longest), max_side // longest))
@@ -136,9 +136,7 @@ def _resize(picture: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 def _nearest(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """H x W labels at another size: each new pixel takes the label at its centre."""
-    rows, columns = (
-        np.floor((np.arange(n) + 0.5) * m / n).astype(int) for n, m in zip(shape, mask.shape, strict=True)
-    )
+    rows, columns = (np.floor((np.arange(n) + 0.5) * m / n).astype(int) for n, m in zip(shape, mask.shape, strict=True))
     return mask[rows[:, None], columns]
 
 

@@ -47,9 +47,7 @@ class PerImageTable:
     to PNG path}``.
     """
 
-    def __init__(
-        self, output_dir: str | Path, classes: Mapping[str, int], save_overlays: bool = False
-    ) -> None:
+    def __init__(self, output_dir: str | Path, classes: Mapping[str, int], save_overlays: bool = False) -> None:
         """Set where to write and what to measure.
 
         Args:
@@ -62,9 +60,7 @@ class PerImageTable:
             BlosamError: there is no class, or a label value is smaller than 1.
         """
         if not classes or min(classes.values()) < 1:
-            raise BlosamError(
-                f"classes {dict(classes)} name no foreground value >= 1. Give e.g. {{'lung': 1}}."
-            )
+            raise BlosamError(f"classes {dict(classes)} name no foreground value >= 1. Give e.g. {{'lung': 1}}.")
         self.output_dir = Path(output_dir)
         self.classes = dict(classes)
         self.save_overlays = save_overlays
@@ -114,15 +110,9 @@ class PerImageTable:
         """Write the table (the first process alone, when there are several) and put it into the state."""
         measured = _gather(self._measured)
         names = unique_names([path for path, _, _ in measured])
-        rows = [
-            {"image": name, **row}
-            for name, (_, group, _) in zip(names, measured, strict=True)
-            for row in group
-        ]
+        rows = [{"image": name, **row} for name, (_, group, _) in zip(names, measured, strict=True) for row in group]
         summary = {**summarise(rows), "versions": versions()}
-        overlays = {
-            name: str(file) for name, (_, _, file) in zip(names, measured, strict=True) if file is not None
-        }
+        overlays = {name: str(file) for name, (_, _, file) in zip(names, measured, strict=True) if file is not None}
         engine.state.table = {"rows": rows, "summary": summary, "overlays": overlays}
         if _rank() == 0:
             write_rows(self.output_dir / "metrics.csv", rows)
@@ -299,6 +289,4 @@ def _gather(measured: list[tuple[str, list[Row], Path | None]]) -> list[tuple[st
         return measured
     shards: list[Any] = [None] * _world_size()
     torch.distributed.all_gather_object(shards, measured)
-    return sorted(
-        {entry[0]: entry for shard in shards for entry in shard}.values(), key=lambda entry: entry[0]
-    )
+    return sorted({entry[0]: entry for shard in shards for entry in shard}.values(), key=lambda entry: entry[0])
