@@ -71,7 +71,7 @@ def _threshold(path: str | os.PathLike, values: np.ndarray, num_classes: int | N
     highest = int(values.max())
     if 0 < highest <= JPEG_THRESHOLD // 2 and num_classes is not None:
         raise BlosamError(
-            f"{path}: the values of the JPEG mask only reach {highest}, not 255. Save it as PNG with 0 and 255."
+            f"{path}: the JPEG mask only reaches {highest}, not 255. Save it as PNG with 0 and 255."
         )
     if not np.isin(values, (0, 255)).all() and str(path) not in _warned:
         _warned.add(str(path))
