@@ -11,12 +11,13 @@ from blosam.errors import BlosamError
 
 from .canvas import image_shape
 from .chest import draw_chest
+from .colonoscopy import draw_colonoscopy
 from .dental import draw_dental
 from .phantom import Phantom
 
 __all__ = ["KINDS", "Phantom", "draw", "draw_many"]
 
-KINDS: dict[str, Callable[..., Phantom]] = {"chest": draw_chest, "dental": draw_dental}
+KINDS: dict[str, Callable[..., Phantom]] = {"chest": draw_chest, "dental": draw_dental, "colonoscopy": draw_colonoscopy}
 
 
 def draw(kind: str, seed: int, size: int = 256, aspect: float = 1.0, variety: float = 1.0) -> Phantom:

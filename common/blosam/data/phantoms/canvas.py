@@ -69,9 +69,7 @@ def _spline_weights(length: int, cells: float, longest: int) -> np.ndarray:
     position = (np.arange(length) + 0.5) / longest * cells
     first = np.floor(position).astype(int)
     t = position - first
-    basis = (
-        np.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3], axis=1) / 6
-    )
+    basis = np.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3], axis=1) / 6
     weights = np.zeros((length, int(np.ceil(cells * length / longest)) + 4), dtype=np.float32)
     for offset in range(4):
         weights[np.arange(length), first + offset] += basis[:, offset]
@@ -139,13 +137,9 @@ def blur(image: np.ndarray, sigma: float) -> np.ndarray:
         return ndimage.gaussian_filter(image, spatial, truncate=3.0)
     factor = max(2, int(sigma / 2))
     height, width = image.shape[:2]
-    padded = np.pad(
-        image, [(0, -height % factor), (0, -width % factor)] + [(0, 0)] * (image.ndim - 2), mode="edge"
-    )
+    padded = np.pad(image, [(0, -height % factor), (0, -width % factor)] + [(0, 0)] * (image.ndim - 2), mode="edge")
     rows, columns = padded.shape[0] // factor, padded.shape[1] // factor
-    small = padded.reshape(rows, factor, columns, factor, *image.shape[2:]).mean(
-        axis=(1, 3), dtype=np.float32
-    )
+    small = padded.reshape(rows, factor, columns, factor, *image.shape[2:]).mean(axis=(1, 3), dtype=np.float32)
     small = ndimage.gaussian_filter(small, tuple(s / factor for s in spatial), truncate=3.0)
     vertical, horizontal = _linear_weights(height, rows, factor), _linear_weights(width, columns, factor)
     return np.einsum(
@@ -219,9 +213,7 @@ def curve(points: np.ndarray, count: int = 16, closed: bool = False) -> np.ndarr
 def _curve_weights(number: int, count: int, closed: bool) -> np.ndarray:
     """Weights (samples x points) of a Catmull-Rom curve; an open curve goes straight on beyond its ends."""
     t = np.arange(count) / count
-    basis = 0.5 * np.stack(
-        [-t + 2 * t**2 - t**3, 2 - 5 * t**2 + 3 * t**3, t + 4 * t**2 - 3 * t**3, t**3 - t**2]
-    )
+    basis = 0.5 * np.stack([-t + 2 * t**2 - t**3, 2 - 5 * t**2 + 3 * t**3, t + 4 * t**2 - 3 * t**3, t**3 - t**2])
     identity = np.eye(number)
     if closed:
         extended = np.vstack([identity[-1], identity, identity[0], identity[1]])

@@ -118,9 +118,7 @@ class Thorax:
             (-0.05 + shift, low - 0.02),
             (chance.between(0.11, 0.17) * large, chance.between(0.17, 0.22)),
         )
-        blend = np.clip(
-            0.5 + (atrium - ventricle) * 0.7, 0, 1
-        )  # a smooth minimum rounds the notch between both
+        blend = np.clip(0.5 + (atrium - ventricle) * 0.7, 0, 1)  # a smooth minimum rounds the notch between both
         squared = np.maximum(atrium + (ventricle - atrium) * blend - 0.36 * blend * (1 - blend), 0)
         self.heart = (np.sqrt(squared) - 1) * np.float32(min(radii))
         depth = np.sqrt(np.clip(1 - squared, 0, 1)) * np.float32(chance.between(0.5, 1.0))
@@ -138,16 +136,12 @@ class Thorax:
         slope = chance.between(0.05, 0.4)
         higher = np.array([chance.between(0.0, 0.06), chance.between(-0.01, 0.03)])
         for side in range(2):
-            t = np.clip(
-                (self.heights - self.apex[side]) / (self.angle_height[side] - self.apex[side]), 0, 1.2
-            )
+            t = np.clip((self.heights - self.apex[side]) / (self.angle_height[side] - self.apex[side]), 0, 1.2)
             start = self.wall[side] * chance.between(0.34, 0.46)
             bow = (1 - np.clip(1 - t / peak, 0, 1) ** power) ** (1 / chance.between(1.7, 2.2))
             lateral[side] = start + (self.wall[side] - start) * bow - 0.25 * np.clip(t - peak, 0, 1) ** 2
             cap = np.sqrt(1 - np.clip(1 - t / chance.between(0.07, 0.16), 0, 1) ** 2)
-            medial[side] = (
-                start - (start - inner_top) * cap + (inner_base - inner_top) * np.clip(t - 0.2, 0, 1)
-            )
+            medial[side] = start - (start - inner_top) * cap + (inner_base - inner_top) * np.clip(t - 0.2, 0, 1)
             x = self.distances / self.wall[side]
             outward = np.clip((x - top) / (1 - top), 0, 1.3) ** lean
             inward = slope * (np.clip(top - x, 0, 1) / top) ** 1.7
@@ -206,15 +200,11 @@ class Thorax:
         gas = np.zeros_like(self.v)
         bubbles = [(chance.between(0.2, 0.4), 0.06)] if chance.happens(0.7) else []
         if chance.happens(0.35):
-            bubbles += [
-                (chance.between(-0.35, 0.45), chance.between(0.08, 0.25)) for _ in range(chance.integer(1, 4))
-            ]
+            bubbles += [(chance.between(-0.35, 0.45), chance.between(0.08, 0.25)) for _ in range(chance.integer(1, 4))]
         for across, down in bubbles:
             height = float(np.interp(abs(across), self.distances, self._base_at(across)))
             radii = (chance.between(0.04, 0.13), chance.between(0.03, 0.07))
-            squared = ellipse(
-                self.u, self.v, (across, height + down + radii[1]), radii, chance.between(-0.4, 0.4)
-            )
+            squared = ellipse(self.u, self.v, (across, height + down + radii[1]), radii, chance.between(-0.4, 0.4))
             gas = np.maximum(gas, np.clip((1 - squared) * np.float32(chance.between(1.0, 3.0)), 0, 1))
         return gas * soft(0.015 - self.below, 0.01)
 

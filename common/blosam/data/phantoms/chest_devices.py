@@ -43,9 +43,7 @@ def _tube(chance: Chance, strokes: Strokes, frame: Frame) -> None:
     down = chance.between(0.2, 1.3)
     heights = np.linspace(-0.6, down, 6)
     points = np.stack([chance.rng.normal(0, 0.012, 6) + 0.15 * np.clip(heights - 0.7, 0, 1), heights], axis=1)
-    strokes.line(
-        frame.pixels(curve(points)), chance.between(0.008, 0.025) * frame.unit, chance.between(0.4, 0.8)
-    )
+    strokes.line(frame.pixels(curve(points)), chance.between(0.008, 0.025) * frame.unit, chance.between(0.4, 0.8))
 
 
 def _pacemaker(chance: Chance, strokes: Strokes, frame: Frame) -> None:
@@ -71,12 +69,8 @@ def _line(chance: Chance, strokes: Strokes, frame: Frame) -> None:
     """A venous catheter from the neck or the arm to the vein above the heart."""
     side = chance.rng.choice([-1, 1])
     start = [side * chance.between(0.15, 0.9), chance.between(-0.4, 0.1)]
-    points = np.array(
-        [start, [side * 0.2, chance.between(0.0, 0.1)], [-0.06, 0.2], [-0.08, chance.between(0.3, 0.6)]]
-    )
-    strokes.line(
-        frame.pixels(curve(points)), chance.between(0.006, 0.012) * frame.unit, chance.between(0.4, 0.9)
-    )
+    points = np.array([start, [side * 0.2, chance.between(0.0, 0.1)], [-0.06, 0.2], [-0.08, chance.between(0.3, 0.6)]])
+    strokes.line(frame.pixels(curve(points)), chance.between(0.006, 0.012) * frame.unit, chance.between(0.4, 0.9))
 
 
 def _arrows(chance: Chance, frame: Frame) -> np.ndarray:

@@ -19,18 +19,12 @@ def add_soft_tissue(chance: Chance, thorax: Thorax) -> np.ndarray:
         squared = ellipse(thorax.a, thorax.v, (chance.between(0.28, 0.4), level), (size, size * 1.1), 0.3)
         extra += np.sqrt(np.clip(1 - squared, 0, 1)) * np.clip((thorax.v - level + 0.15) * 4, 0, 1) * amount
     if chance.happens(0.5):  # trachea and main bronchi
-        trachea = np.abs(thorax.u - np.float32(chance.between(-0.02, 0.02))) - np.float32(
-            chance.between(0.02, 0.035)
-        )
+        trachea = np.abs(thorax.u - np.float32(chance.between(-0.02, 0.02))) - np.float32(chance.between(0.02, 0.035))
         trachea = np.maximum(trachea, thorax.v - 0.32)
-        bronchi = np.maximum(
-            np.abs(thorax.a - (thorax.v - 0.3) * 1.1) - 0.025, np.abs(thorax.v - 0.36) - 0.06
-        )
+        bronchi = np.maximum(np.abs(thorax.a - (thorax.v - 0.3) * 1.1) - 0.025, np.abs(thorax.v - 0.36) - 0.06)
         extra -= soft(trachea, 0.015) * np.float32(chance.between(0.05, 0.3))
         extra -= soft(bronchi, 0.02) * np.float32(chance.between(0.0, 0.15))
-    extra += (
-        texture(chance, thorax.v.shape, 0.12, 2) * thorax.body_depth * np.float32(chance.between(0.0, 0.03))
-    )
+    extra += texture(chance, thorax.v.shape, 0.12, 2) * thorax.body_depth * np.float32(chance.between(0.0, 0.03))
     return extra
 
 
@@ -51,9 +45,7 @@ def _opacities(chance: Chance, thorax: Thorax) -> np.ndarray:
     if chance.happens(0.12):  # effusion with a meniscus that climbs along the wall
         side = thorax.left if chance.rng.random() < 0.5 else ~thorax.left
         level = chance.between(0.6, 0.95) - 0.5 * np.clip(thorax.a - 0.35, 0, 1) ** 2 * 4
-        filled += (
-            soft(level - thorax.v, chance.between(0.02, 0.08)) * side * np.float32(chance.between(0.6, 1.0))
-        )
+        filled += soft(level - thorax.v, chance.between(0.02, 0.08)) * side * np.float32(chance.between(0.6, 1.0))
     for _ in range(chance.integer(1, 4) if chance.happens(0.25) else 0):
         centre, radius = (chance.between(-0.5, 0.5), chance.between(0.1, 0.9)), chance.between(0.015, 0.09)
         squared = ellipse(thorax.u, thorax.v, centre, (radius, radius * chance.between(0.7, 1.3)))
@@ -74,17 +66,13 @@ def _vessels(chance: Chance, thorax: Thorax) -> np.ndarray:
             paths = (
                 stems
                 if joint == 0
-                else _wander(
-                    chance, stems[:, joint], headings + chance.rng.normal(0, 0.7, headings.size), 0.04
-                )
+                else _wander(chance, stems[:, joint], headings + chance.rng.normal(0, 0.7, headings.size), 0.04)
             )
             points = frame.pixels((paths * [sign, 1]).reshape(-1, 2)).reshape(paths.shape)
             thickness = width if joint == 0 else width * 0.55
             for path in points:  # thinner and fainter away from the hilum: three pieces are enough
                 for piece in range(3):
-                    strokes.line(
-                        path[2 * piece : 2 * piece + 3], thickness * (1 - 0.3 * piece), 1 - 0.25 * piece
-                    )
+                    strokes.line(path[2 * piece : 2 * piece + 3], thickness * (1 - 0.3 * piece), 1 - 0.25 * piece)
     return strokes.layer(0.004 * frame.unit)
 
 
@@ -110,9 +98,7 @@ def lung_attenuation(chance: Chance, thorax: Thorax) -> np.ndarray:
     vessels += np.exp(-2 * hilum) * np.float32(chance.between(0.05, 0.35))
     vessels += texture(chance, thorax.v.shape, 0.035, 2) * np.float32(chance.between(0.01, 0.1))
     if chance.happens(0.2):  # interstitial pattern
-        vessels += np.abs(smooth_noise(chance, thorax.v.shape, 0.015)) * np.float32(
-            chance.between(0.03, 0.15)
-        )
+        vessels += np.abs(smooth_noise(chance, thorax.v.shape, 0.015)) * np.float32(chance.between(0.03, 0.15))
     air *= np.clip(1 - vessels, 0, 1.2)
     return air * np.float32(chance.between(0.55, 0.85)) * np.minimum(thorax.body_depth * 3, 1)
 
@@ -125,9 +111,7 @@ def _ribs(chance: Chance, thorax: Thorax) -> tuple[np.ndarray, np.ndarray]:
     relative = a / (np.float32(0.6 * thorax.wall.mean()) + np.float32(0.4) * np.maximum(wall, 0.2))
     drop = np.float32(chance.between(0.1, 0.26)) + np.float32(chance.between(0.0, 0.2)) * v
     curve = np.float32(chance.between(-0.16, 0.0)) * relative + drop * relative * relative
-    posterior, rib = _bands(
-        chance, thorax, (v - curve - chance.between(-0.04, 0.04)) / spacing, spacing, half
-    )
+    posterior, rib = _bands(chance, thorax, (v - curve - chance.between(-0.04, 0.04)) / spacing, spacing, half)
     reach = soft(a - wall - 0.03, 0.02) * soft(0.04 - a, 0.03)
     tangential = 1 / np.sqrt(np.maximum(1.15 - (a / np.maximum(wall, 0.05)) ** 2, 0.12))
     total = posterior * reach * np.minimum(tangential, 2.2) * np.float32(chance.between(0.04, 0.17))
@@ -159,9 +143,7 @@ def _bands(
     width = halves.take(index)
     ratio = across / width
     inside = soft(across - width, 0.012)
-    return inside * (0.65 + 0.35 * ratio * ratio) * strength.take(index), (ratio < 1) & (
-        strength.take(index) > 0
-    )
+    return inside * (0.65 + 0.35 * ratio * ratio) * strength.take(index), (ratio < 1) & (strength.take(index) > 0)
 
 
 def _clavicles(chance: Chance, thorax: Thorax) -> np.ndarray:
@@ -169,9 +151,7 @@ def _clavicles(chance: Chance, thorax: Thorax) -> np.ndarray:
     a, v = thorax.a, thorax.v
     height, tilt = chance.between(0.0, 0.14), chance.between(-0.32, 0.12)
     end, bow = chance.between(0.55, 0.75), chance.between(0.01, 0.045)
-    line = (
-        np.float32(height) + np.float32(tilt) * a - np.float32(bow) * np.sin(a * np.float32(2 * np.pi / end))
-    )
+    line = np.float32(height) + np.float32(tilt) * a - np.float32(bow) * np.sin(a * np.float32(2 * np.pi / end))
     half = np.float32(chance.between(0.014, 0.026)) * (1 + np.exp(-(((a - 0.06) / 0.06) ** 2)))
     slant = np.sqrt(1 + tilt**2)
     return np.maximum(np.abs(v - line) / np.float32(slant) - half, np.maximum(a - np.float32(end), 0.05 - a))
@@ -188,11 +168,7 @@ def _shoulder_blades(chance: Chance, thorax: Thorax) -> np.ndarray:
             (v - 0.55) + (a - np.float32(edge)) * 1.6,
         ]
     )
-    total = (
-        soft(blade, 0.02)
-        * (0.5 + 0.5 * np.exp(-np.abs(blade) / 0.02))
-        * np.float32(chance.between(0.02, 0.15))
-    )
+    total = soft(blade, 0.02) * (0.5 + 0.5 * np.exp(-np.abs(blade) / 0.02)) * np.float32(chance.between(0.02, 0.15))
     out = edge + chance.between(0.2, 0.32)
     head = ellipse(a, v, (out, chance.between(0.02, 0.12)), (0.08, 0.095))
     shaft = np.abs(a - out - (v - 0.1) * np.float32(chance.between(0.05, 0.6))) - 0.035

@@ -55,9 +55,7 @@ def contact_sheet(
         tiles, masks = [], []
         for seed in seeds[start : start + columns]:
             phantom = draw(kind, seed, size, aspect, variety)
-            image = (
-                phantom.image if phantom.image.ndim == 3 else np.repeat(phantom.image[..., None], 3, axis=2)
-            )
+            image = phantom.image if phantom.image.ndim == 3 else np.repeat(phantom.image[..., None], 3, axis=2)
             tiles.append((image * 255).round().astype(np.uint8))
             masks.append(_colour(phantom.structures) if structures else _outline(tiles[-1], phantom.mask))
         blank = [np.zeros_like(tiles[0])] * (columns - len(tiles))

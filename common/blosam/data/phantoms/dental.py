@@ -39,20 +39,14 @@ class _Frame:
     def pixels(self, points: np.ndarray) -> np.ndarray:
         """Millimetres (N x 2) to pixels (x, y)."""
         cos, sin = np.cos(self.angle), np.sin(self.angle)
-        turned = np.stack(
-            [points[:, 0] * cos - points[:, 1] * sin, points[:, 0] * sin + points[:, 1] * cos], axis=1
-        )
+        turned = np.stack([points[:, 0] * cos - points[:, 1] * sin, points[:, 0] * sin + points[:, 1] * cos], axis=1)
         return turned * self.scale + self.centre
 
     def millimetres(self) -> tuple[np.ndarray, np.ndarray]:
         """The coordinates of every pixel centre in millimetres, two H x W float32 arrays."""
         height, width = self.shape
-        x = ((np.arange(width, dtype=np.float32) + 0.5 - self.centre[0]) / self.scale[0]).astype(np.float32)[
-            None, :
-        ]
-        y = ((np.arange(height, dtype=np.float32) + 0.5 - self.centre[1]) / self.scale[1]).astype(np.float32)[
-            :, None
-        ]
+        x = ((np.arange(width, dtype=np.float32) + 0.5 - self.centre[0]) / self.scale[0]).astype(np.float32)[None, :]
+        y = ((np.arange(height, dtype=np.float32) + 0.5 - self.centre[1]) / self.scale[1]).astype(np.float32)[:, None]
         cos, sin = np.float32(np.cos(self.angle)), np.float32(np.sin(self.angle))
         return x * cos + y * sin, y * cos - x * sin
 
@@ -191,9 +185,7 @@ def _lower_jaw(chance: Chance, frame: _Frame) -> tuple[np.ndarray, np.ndarray]:
     strokes.line(frame.pixels(border), chance.between(2.0, 4.5) * frame.unit)
     canal = Strokes(frame.shape)
     for sign in (-1, 1):
-        path = np.array(
-            [[angle_x - 14, top + 35], [angle_x - 18, angle_y - 16], [55, 0.55 * chin], [34, 0.62 * chin]]
-        )
+        path = np.array([[angle_x - 14, top + 35], [angle_x - 18, angle_y - 16], [55, 0.55 * chin], [34, 0.62 * chin]])
         canal.line(frame.pixels(curve(path * [sign, 1])), 3 * frame.unit)
     jaw = _filled(frame, outline, 0.8)
     cortex = strokes.layer(0.7 * frame.unit) * jaw - 0.3 * canal.layer(0.8 * frame.unit)
@@ -258,17 +250,13 @@ def _background(chance: Chance, frame: _Frame, x: np.ndarray, y: np.ndarray) -> 
             1.2,
         )
         wall = sinus * (1 - sinus) * 4
-        total += wall * np.float32(chance.between(0.02, 0.14)) - sinus * np.float32(
-            chance.between(0.03, 0.15)
-        )
+        total += wall * np.float32(chance.between(0.02, 0.14)) - sinus * np.float32(chance.between(0.03, 0.15))
     arch = np.exp(-(((y - floor + 16 + 0.0014 * (a - 60) ** 2) / 4) ** 2)) * soft(58 - a, 14)
     total += arch * np.float32(chance.between(0.03, 0.25))
     spine = np.exp(-(((a - chance.between(108, 135)) / 14) ** 2))
     total += spine * np.float32(chance.between(0.0, 0.5)) * (1 + 0.3 * np.cos(y * 0.35))
     total += np.exp(-((x / 22) ** 2)) * np.float32(chance.between(0.0, 0.25))  # shadow of the neck spine
-    throat = np.exp(-(((a - 62 - 0.35 * (y + 10)) / chance.between(7, 13)) ** 2)) * soft(
-        np.abs(y + 8) - 34, 20
-    )
+    throat = np.exp(-(((a - 62 - 0.35 * (y + 10)) / chance.between(7, 13)) ** 2)) * soft(np.abs(y + 8) - 34, 20)
     total -= throat * np.float32(chance.between(0.0, 0.22))
     bite = np.exp(-(((y + 0.0016 * x * x) / chance.between(2, 7)) ** 2)) * soft(a - 60, 25)
     total -= bite * np.float32(chance.between(0.0, 0.25))

@@ -146,9 +146,7 @@ def draw_arches(chance: Chance) -> list[Tooth]:
                 step = width * (1 - crowding * chance.rng.random())
                 x = side * (reach + step / 2) + shift
                 reach += step
-                gone = chance.rng.random() < (
-                    missing * (2.5 if position == 8 else 0.6 if position <= 3 else 1.0)
-                )
+                gone = chance.rng.random() < (missing * (2.5 if position == 8 else 0.6 if position <= 3 else 1.0))
                 if gone and chance.variety > 0:
                     continue
                 y = -smile * x * x + flip * bite / 2 + chance.rng.normal(0, 0.5 * chance.variety)
@@ -161,9 +159,7 @@ def draw_arches(chance: Chance) -> list[Tooth]:
                     LENGTHS[jaw][position - 1] * child_scale * chance.between(0.86, 1.12),
                     CROWNS[jaw][position - 1] * child_scale * chance.between(0.88, 1.1),
                 )
-                teeth.append(
-                    _make(chance, 10 * quadrant + position, width, lengths, np.array([x, y]), angle, flip)
-                )
+                teeth.append(_make(chance, 10 * quadrant + position, width, lengths, np.array([x, y]), angle, flip))
     return teeth[::-1]
 
 

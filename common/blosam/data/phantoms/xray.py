@@ -52,9 +52,7 @@ def expose(chance: Chance, attenuation: np.ndarray) -> np.ndarray:
         x, y = pixel_grid(image.shape)
         image = image + (x * chance.between(-0.3, 0.3) + y * chance.between(-0.3, 0.3)).astype(np.float32)
     if chance.happens(0.5):
-        image = image + smooth_noise(chance, image.shape, chance.between(0.3, 0.9)) * chance.between(
-            0.0, 0.08
-        )
+        image = image + smooth_noise(chance, image.shape, chance.between(0.3, 0.9)) * chance.between(0.0, 0.08)
     sample = np.sort(image[:: max(1, longest // 64), :: max(1, longest // 64)], axis=None)
     low = sample[int(chance.between(0.0, 0.06) * (sample.size - 1))]
     high = sample[int(chance.between(0.93, 1.0) * (sample.size - 1))]
@@ -76,7 +74,8 @@ def add_borders(chance: Chance, image: np.ndarray) -> tuple[np.ndarray, np.ndarr
     inside = np.ones(shape, dtype=bool)
     if chance.happens(0.25):
         angle = chance.between(-0.06, 0.06)
-        across, along = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
+        cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
+        across, along = x * cos + y * sin, y * cos - x * sin
         half_x, half_y = 0.5 * shape[1] / longest, 0.5 * shape[0] / longest
         for coordinate, half in ((across, half_x), (-across, half_x), (along, half_y), (-along, half_y)):
             if chance.rng.random() < 0.5:
@@ -104,11 +103,7 @@ def add_text(chance: Chance, image: np.ndarray, markers: tuple[str, ...] = MARKE
         pixels = int(chance.between(0.025, 0.08) * max(image.shape) * 2)
         text = markers[chance.integer(0, len(markers) - 1)]
         x = chance.rng.choice([chance.between(0.01, 0.2), chance.between(0.78, 0.95)]) * width * 2
-        y = (
-            chance.rng.choice([chance.between(0.01, 0.2), chance.between(0.6, 0.95)], p=[0.8, 0.2])
-            * height
-            * 2
-        )
+        y = chance.rng.choice([chance.between(0.01, 0.2), chance.between(0.6, 0.95)], p=[0.8, 0.2]) * height * 2
         strokes.draw.text((x, y), text, fill=255, font=_font(pixels))
         if chance.happens(0.25):  # a lead plate or a circle around the letter
             box = [x - pixels * 0.3, y - pixels * 0.2, x + pixels * (0.6 * len(text) + 0.3), y + pixels * 1.3]
@@ -124,9 +119,7 @@ def add_noise(chance: Chance, image: np.ndarray) -> np.ndarray:
     amount = chance.between(0.0, 0.03) + (chance.between(0.0, 0.06) if chance.happens(0.2) else 0.0)
     image = image + chance.normals(*image.shape) * (np.float32(amount) * np.sqrt(0.3 + np.clip(image, 0, 1)))
     if chance.happens(0.3):
-        image = image + texture(chance, image.shape, chance.between(0.008, 0.02), 1) * chance.between(
-            0.0, 0.04
-        )
+        image = image + texture(chance, image.shape, chance.between(0.008, 0.02), 1) * chance.between(0.0, 0.04)
     if chance.happens(0.15):
         x, y = pixel_grid(image.shape)
         image = image * (1 - np.float32(chance.between(0.2, 1.2)) * (x * x + y * y))
