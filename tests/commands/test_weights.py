@@ -116,9 +116,7 @@ def test_refusal_is_one_line_for_the_user(mirror: Path) -> None:
     assert isinstance(result.exception, BlosamError) and "404" in str(result.exception)
 
 
-@pytest.mark.parametrize(
-    "arguments", [["fetch", "vit_x"], ["verify", "vit_x"], ["fetch"], ["verify"], ["get"]]
-)
+@pytest.mark.parametrize("arguments", [["fetch", "vit_x"], ["verify", "vit_x"], ["fetch"], ["verify"], ["get"]])
 def test_usage_errors(arguments: list[str]) -> None:
     result = runner.invoke(app, arguments)
     assert result.exit_code == 2
