@@ -126,11 +126,10 @@ def prompt_path_plot(prompt: np.ndarray) -> str:
     with mpl.rc_context(_STYLE):
         names = [f"component {i + 1} ({100 * s:.0f} %)" for i, s in enumerate(share)]
         figure, axes = _axes(*names)
-        segments = np.stack([path[:-1], path[1:]], axis=1)
-        fade = np.linspace(0.25, 1.0, max(1, len(segments)))
-        axes.add_collection(
-            LineCollection(list(segments), colors=[_SECOND] * len(segments), alpha=list(fade[: len(segments)]))
-        )
+        if len(path) > 1:
+            segments = list(np.stack([path[:-1], path[1:]], axis=1))
+            fade = list(np.linspace(0.25, 1.0, len(segments)))
+            axes.add_collection(LineCollection(segments, colors=[_SECOND] * len(segments), alpha=fade))
         axes.plot(*path[0], "o", color=_MUTED, markersize=7, label="start")
         axes.plot(*path[-1], "s", color=_SECOND, markersize=7, label="end")
         axes.margins(0.12)

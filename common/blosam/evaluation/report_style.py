@@ -95,7 +95,8 @@ footer { color: var(--muted); font-size: .82rem; margin-top: 22px; }
   @page { margin: 14mm; }
   body { font-size: 10.5pt; } main { max-width: none; padding: 0; }
   section { border: 0; border-top: 1px solid var(--line); border-radius: 0; padding: 10px 0; margin: 8px 0; }
-  .grid.plots { grid-template-columns: 1fr 1fr; } .grid.three { grid-template-columns: 1fr 1fr 1fr; }
+  .grid.plots, .grid.pairs { grid-template-columns: 1fr 1fr; } .grid.tight { grid-template-columns: 1fr 1fr
+  1fr; } .grid.three { grid-template-columns: 1fr 1fr 1fr; }
   .grid.small { grid-template-columns: repeat(5, 1fr); } .scroll { overflow: visible; }
   h2 { break-after: avoid; } thead { display: table-header-group; }
 }

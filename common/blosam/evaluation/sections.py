@@ -116,7 +116,7 @@ def cases_section(data: ReportData) -> str:
         title = "All images, best first" if scored else "All images"
         if len(shown) < len(ranked):
             title = f"The first {len(shown)} of {len(ranked)} images, best first"
-        kind = "small" if len(shown) > 4 else "pairs"
+        kind = "small" if len(shown) > 4 else "tight" if len(scored) >= 3 else "pairs"
         cells = "".join(_case(case, data, rows, 320) for case in shown)
         parts.append(f'<h3 style="margin-top:1.3rem">{title}</h3><div class="grid {kind}">{cells}</div>')
     return _section(
