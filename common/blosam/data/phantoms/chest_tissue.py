@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .canvas import Chance, Strokes, ellipse, smooth_noise, soft, texture
+from .canvas import Chance, Strokes, ellipse, ribbons, smooth_noise, soft, texture
 from .chest_anatomy import Thorax
 
 
@@ -70,9 +70,8 @@ def _vessels(chance: Chance, thorax: Thorax) -> np.ndarray:
             )
             points = frame.pixels((paths * [sign, 1]).reshape(-1, 2)).reshape(paths.shape)
             thickness = width if joint == 0 else width * 0.55
-            for path in points:  # thinner and fainter away from the hilum: three pieces are enough
-                for piece in range(3):
-                    strokes.line(path[2 * piece : 2 * piece + 3], thickness * (1 - 0.3 * piece), 1 - 0.25 * piece)
+            for outline in ribbons(points, np.linspace(thickness, 0.3 * thickness, points.shape[1])):
+                strokes.polygon(outline, 1.0 if joint == 0 else 0.7)
     return strokes.layer(0.004 * frame.unit)
 
 

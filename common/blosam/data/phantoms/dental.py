@@ -93,8 +93,13 @@ def _outlines(frame: _Frame, teeth: list[Tooth]) -> list[list[np.ndarray]]:
     flat = [part for tooth in teeth for part in tooth.parts]
     if not flat:
         return []
-    mapped = iter(np.split(frame.pixels(np.vstack(flat)), np.cumsum([len(part) for part in flat])[:-1]))
-    return [[next(mapped) for _ in tooth.parts] for tooth in teeth]
+    mapped, start, result = frame.pixels(np.vstack(flat)), 0, []
+    for tooth in teeth:
+        result.append([])
+        for part in tooth.parts:
+            result[-1].append(mapped[start : start + len(part)])
+            start += len(part)
+    return result
 
 
 def _label_teeth(frame: _Frame, teeth: list[Tooth], outlines: list[list[np.ndarray]]) -> np.ndarray:
@@ -127,7 +132,7 @@ def _tooth_layers(
             wire = [t.place(np.array([[0, 0.5 * t.size[2]]]))[0] for t in teeth if t.flip == flip]
             if len(wire) > 1:
                 metal.line(frame.pixels(np.array(sorted(wire, key=lambda p: p[0]))), 0.7 * frame.unit, 0.9)
-    return hard.layer(chance.between(0.25, 0.6) * frame.unit), metal.layer(0.4)
+    return hard.layer(chance.between(0.25, 0.6) * frame.unit), metal.layer()
 
 
 def _restore(chance: Chance, metal: Strokes, frame: _Frame, tooth: Tooth, bracket: bool) -> None:
@@ -192,6 +197,16 @@ def _lower_jaw(chance: Chance, frame: _Frame) -> tuple[np.ndarray, np.ndarray]:
     return jaw, cortex
 
 
+def _sinuses(chance: Chance, frame: _Frame, floor: float, half: float) -> np.ndarray:
+    """Coverage of both maxillary sinuses, H x W in 0..1."""
+    strokes = Strokes(frame.shape)
+    for sign in (-1, 1):
+        low = floor + chance.between(0, 9)
+        points = np.array([[22, low - 8], [38, low], [half - 4, low - 3], [half, low - 22], [30, low - 30]])
+        strokes.polygon(frame.pixels(curve(points * [sign, 1], 8, closed=True)))
+    return strokes.layer(1.2 * frame.unit)
+
+
 def _background(chance: Chance, frame: _Frame, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, ...]:
     """Everything but teeth: attenuation, and coverage of lower jaw, upper jaw and body (all H x W)."""
     jaw, cortex = _lower_jaw(chance, frame)
@@ -236,21 +251,9 @@ def _background(chance: Chance, frame: _Frame, x: np.ndarray, y: np.ndarray) -> 
     )
     septum = np.exp(-((x / 2.5) ** 2)) + 0.6 * np.exp(-(((a - 9) / 3.5) ** 2) - ((y - floor + 14) / 8) ** 2)
     total -= nose * (1 - septum) * np.float32(chance.between(0.1, 0.3))
-    for sign in (-1, 1):
-        low = floor + chance.between(0, 9)
-        sinus = _filled(
-            frame,
-            [
-                [sign * 22, low - 8],
-                [sign * 38, low],
-                [sign * (half - 4), low - 3],
-                [sign * half, low - 22],
-                [sign * 30, low - 30],
-            ],
-            1.2,
-        )
-        wall = sinus * (1 - sinus) * 4
-        total += wall * np.float32(chance.between(0.02, 0.14)) - sinus * np.float32(chance.between(0.03, 0.15))
+    sinus = _sinuses(chance, frame, floor, half)
+    wall = sinus * (1 - sinus) * 4
+    total += wall * np.float32(chance.between(0.02, 0.14)) - sinus * np.float32(chance.between(0.03, 0.15))
     arch = np.exp(-(((y - floor + 16 + 0.0014 * (a - 60) ** 2) / 4) ** 2)) * soft(58 - a, 14)
     total += arch * np.float32(chance.between(0.03, 0.25))
     spine = np.exp(-(((a - chance.between(108, 135)) / 14) ** 2))

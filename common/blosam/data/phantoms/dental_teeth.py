@@ -181,6 +181,6 @@ def _make(
         outline = _single_root(chance, width, length, crown, point)
     cap, core, pulp = _inside(chance, outline, width, length, crown, molar)
     parts = [outline, cap, core, *pulp]
-    ends = np.cumsum([len(part) for part in parts])[:-1]
-    put = np.split(_place(np.vstack(parts), origin, angle, flip), ends)
+    placed, ends = _place(np.vstack(parts), origin, angle, flip), np.cumsum([len(part) for part in parts])
+    put = [placed[end - len(part) : end] for part, end in zip(parts, ends, strict=True)]
     return Tooth(number, put, (width, length, crown), origin, angle, flip)

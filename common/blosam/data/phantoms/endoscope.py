@@ -41,7 +41,7 @@ def camera(chance: Chance, image: np.ndarray, visible: np.ndarray) -> np.ndarray
     if chance.happens(0.4):  # edge enhancement of the processor
         image = image + (image - blur(image, 1.2)) * np.float32(chance.between(0.0, 1.2))
     image = np.clip(image, 0, None) ** np.float32(np.exp(chance.between(-0.3, 0.35)))
-    grey = image.mean(axis=2, keepdims=True)
+    grey = (image @ np.full(3, 1 / 3, dtype=np.float32))[..., None]
     image = grey + (image - grey) * np.float32(chance.between(0.6, 1.35))
     amount = np.float32(chance.between(0.0, 0.035))
     image = image + amount * chance.normals(*shape, 3 if chance.rng.random() < 0.5 else 1)
