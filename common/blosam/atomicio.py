@@ -109,11 +109,7 @@ def _write_failure(error: BaseException, ours: tuple[Path, Path]) -> OSError | N
     """The reason ``error`` gives for a failed write of ours, or None when it is about something else."""
     if isinstance(error, RuntimeError) and any(word in str(error) for word in _TORCH_WRITERS):
         hidden = error.__context__  # torch.save raises its own error over the failed write
-        return (
-            hidden
-            if isinstance(hidden, OSError)
-            else OSError(errno.EIO, "it could not be written to the end")
-        )
+        return hidden if isinstance(hidden, OSError) else OSError(errno.EIO, "it could not be written to the end")
     if not isinstance(error, OSError):
         return None
     if error.filename is None:

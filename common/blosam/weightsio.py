@@ -45,6 +45,12 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 ADAPTER_FORMAT = "blosam-adapter-1"
+_FACTS = {  # metadata key -> its name for people, and the mend when it differs
+    "encoder": ("encoder", "Build the network with the adapter's encoder"),
+    "image_size": ("image size", "Build the network with the adapter's image size"),
+    "out_channels": ("number of channels (classes + 1)", "Build the network with the adapter's number of channels"),
+    "base_sha256": ("digest of the frozen base weights", "Load the adapter's base weights first"),
+}
 _SHOWN_KEYS = 3  # how many differing keys an error names
 _CHUNK = 1 << 20  # bytes read at a time when hashing
 
@@ -102,17 +108,13 @@ def read_state(path: str | os.PathLike) -> dict[str, Tensor]:
     """
     file = Path(path)
     if not file.is_file():
-        raise BlosamError(
-            f"{file}: no such weights file. Train the bundle first, or give the path of its weights."
-        )
+        raise BlosamError(f"{file}: no such weights file. Train the bundle first, or give the path of its weights.")
     if file.suffix == ".safetensors":
         return _read_safetensors(file)
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise BlosamError(
-            f"{file}: cannot be read ({error.strerror or error}). Check its permissions."
-        ) from error
+        raise BlosamError(f"{file}: cannot be read ({error.strerror or error}). Check its permissions.") from error
     except _UNREADABLE as error:
         if any(words in str(error).lower() for words in ("unsupported global", "unsupported class")):
             raise BlosamError(
@@ -142,9 +144,7 @@ def load_strict(network: nn.Module, path: str | os.PathLike) -> None:
     network.load_state_dict(state, strict=True)
 
 
-def check_tensors(
-    found: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: str | os.PathLike
-) -> None:
+def check_tensors(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: str | os.PathLike) -> None:
     """Refuse tensors whose names or shapes differ from the expected ones.
 
     Args:
@@ -193,9 +193,7 @@ def _check_flat(state: Any, path: str | os.PathLike) -> None:
         raise BlosamError(f"{os.fspath(path)}: holds no tensors. {mend}")
     for name, value in state.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise BlosamError(
-                f"{os.fspath(path)}: entry {name!r} is a {type(value).__name__}, no tensor. {mend}"
-            )
+            raise BlosamError(f"{os.fspath(path)}: entry {name!r} is a {type(value).__name__}, no tensor. {mend}")
 
 
 def _first(names: list[str]) -> str:
@@ -245,9 +243,7 @@ def adapter_parameters(network: nn.Module) -> dict[str, nn.Parameter]:
     Args:
         network: a ``BloSam`` (``weight_parameters``, ``prompt_parameters``).
     """
-    trained = {id(p) for p in network.weight_parameters(iou_head=True)} | {
-        id(p) for p in network.prompt_parameters()
-    }
+    trained = {id(p) for p in network.weight_parameters(iou_head=True)} | {id(p) for p in network.prompt_parameters()}
     return {name: parameter for name, parameter in network.named_parameters() if id(parameter) in trained}
 
 
@@ -270,9 +266,7 @@ def frozen_sha256(network: nn.Module) -> str:
     )
 
 
-def save_adapter(
-    network: nn.Module, path: str | os.PathLike, metadata: Mapping[str, Any] | None = None
-) -> None:
+def save_adapter(network: nn.Module, path: str | os.PathLike, metadata: Mapping[str, Any] | None = None) -> None:
     """Write theta and p, and what they fit, as safetensors: the small file people share.
 
     Args:
@@ -286,15 +280,9 @@ def save_adapter(
     Raises:
         BlosamError: when the file cannot be written.
     """
-    facts = (
-        dict(metadata or {})
-        | {"format": ADAPTER_FORMAT, "blosam_version": __version__}
-        | _network_facts(network)
-    )
+    facts = dict(metadata or {}) | {"format": ADAPTER_FORMAT, "blosam_version": __version__} | _network_facts(network)
     strings = {key: value if isinstance(value, str) else json.dumps(value) for key, value in facts.items()}
-    tensors = {
-        name: parameter.detach().cpu().contiguous() for name, parameter in adapter_parameters(network).items()
-    }
+    tensors = {name: parameter.detach().cpu().contiguous() for name, parameter in adapter_parameters(network).items()}
     with atomic_write(path) as file:
         file.write(safetensors_bytes(tensors, metadata=strings))
 
@@ -310,9 +298,7 @@ def read_adapter_metadata(path: str | os.PathLike) -> dict[str, str]:
     """
     file = Path(path)
     if not file.is_file():
-        raise BlosamError(
-            f"{file}: no such adapter file. Train the bundle first, or give the path of its adapter."
-        )
+        raise BlosamError(f"{file}: no such adapter file. Train the bundle first, or give the path of its adapter.")
     try:
         with safe_open(file, framework="pt") as opened:
             metadata = dict(opened.metadata() or {})
@@ -364,21 +350,11 @@ def _network_facts(network: nn.Module) -> dict[str, str]:
 
 
 def _check_facts(metadata: Mapping[str, str], facts: Mapping[str, str], path: str | os.PathLike) -> None:
-    mends = {
-        "encoder": "build the network with the adapter's encoder",
-        "image_size": "build the network with the adapter's image size",
-        "out_channels": "use the bundle the adapter was trained in",
-        "base_sha256": "load the same base weights first (`blosam weights list`)",
-    }
-    for key, mend in mends.items():
-        if metadata.get(key) != facts[key]:
-            stated = metadata.get(key, "not stated")
-            base = (
-                f" (trained on base {metadata['base']!r})"
-                if key == "base_sha256" and "base" in metadata
-                else ""
-            )
+    """Refuse the first fact that differs between the file and the network."""
+    for key, (name, mend) in _FACTS.items():
+        stated = metadata.get(key, "not stated")
+        if stated != facts[key]:
             raise BlosamError(
-                f"{os.fspath(path)}: its {key} is {stated}, the network's is {facts[key]}{base}. "
-                f"Do this: {mend}."
+                f"{os.fspath(path)}: its {name} is {stated}, the network's is {facts[key]}. {mend}, or use the "
+                "bundle the adapter was trained in."
             )
