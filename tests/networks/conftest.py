@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from blosam.networks import build_sam
 from torch.nn import functional
+
+from blosam.networks import build_sam
 
 
 @pytest.fixture(scope="session")

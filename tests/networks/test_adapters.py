@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from blosam.errors import BlosamError
-from blosam.networks.adapters import LoRALinear, add_lora
 from segment_anything.modeling import TwoWayTransformer
 from torch import nn
+
+from blosam.errors import BlosamError
+from blosam.networks.adapters import LoRALinear, add_lora
 
 
 def test_starts_as_the_wrapped_layer_and_shares_its_tensors():

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import copy
+import functools
 import hashlib
 import pickle
 from pathlib import Path
 
 import pytest
 import torch
-from blosam.errors import BlosamError
-from blosam.networks import BloSam, load_base
 from safetensors.torch import save_file
 from segment_anything import sam_model_registry
 from torch.nn import functional
+
+from blosam.errors import BlosamError
+from blosam.networks import BloSam, load_base
 
 HEADS = ("mask_tokens", "output_hypernetworks_mlps", "iou_prediction_head")
 
@@ -28,10 +30,21 @@ def drawn(state: dict[str, torch.Tensor], seed: int = 5) -> dict[str, torch.Tens
     return state
 
 
-def stock_masks(sam: torch.nn.Module, embedding: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits and quality of all four masks for one embedding, by segment_anything's own decoder without prompts."""
+def stock_masks(sam: torch.nn.Module, embedding: torch.Tensor, order: list[int]) -> tuple[torch.Tensor, ...]:
+    """Logits and quality for one embedding by segment_anything's own decoder without prompts.
+
+    Its mask tokens, hypernetworks and quality outputs are first put in the given order (with repetitions).
+    """
+    source, decoder = sam.mask_decoder, copy.deepcopy(sam.mask_decoder)
+    decoder.mask_tokens.weight.copy_(source.mask_tokens.weight[order])
+    for name in ("weight", "bias"):
+        last = getattr(source.iou_prediction_head.layers[-1], name)
+        getattr(decoder.iou_prediction_head.layers[-1], name).copy_(last[order])
+    for i, index in enumerate(order):
+        state = source.output_hypernetworks_mlps[index].state_dict()
+        decoder.output_hypernetworks_mlps[i].load_state_dict(state)
     sparse, dense = sam.prompt_encoder(points=None, boxes=None, masks=None)
-    return sam.mask_decoder.predict_masks(embedding, sam.prompt_encoder.get_dense_pe(), sparse, dense)
+    return decoder.predict_masks(embedding, sam.prompt_encoder.get_dense_pe(), sparse, dense)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +61,7 @@ def tiny_file(tiny_state, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def vit_b(tmp_path_factory):
-    """A stock vit_b with random weights, and its checkpoint of official size and layout (375 MB, removed afterwards)."""
+    """A stock vit_b with random weights, and its checkpoint of official size and layout (375 MB, removed later)."""
     with torch.random.fork_rng():
         torch.manual_seed(2)
         sam = sam_model_registry["vit_b"]()
@@ -103,13 +116,13 @@ def test_half_precision_file_becomes_single_precision(tiny_state, tmp_path):
 
 
 def test_pretrained_head_starts_as_sams_own_masks(tiny_file, tiny_sam, images):
-    """The decoder's attention sees as many tokens as there are channels, so K + 1 = 4 can be compared with stock SAM."""
+    """Output tokens attend to each other, so only K + 1 = 4 channels can be compared with stock SAM."""
     network = BloSam("tiny", 64, out_channels=4, head="pretrained").eval()
     load_base(network, tiny_file)
     with torch.no_grad():
         embedding = network.encode(images[:1])
         logits, iou = network.decode_with_iou(embedding)
-        masks, quality = stock_masks(_with_tokens(tiny_sam, [0, 0, 1, 2]), embedding)
+        masks, quality = stock_masks(tiny_sam, embedding, [0, 0, 1, 2])
     torch.testing.assert_close(logits[:, 1:], masks[:, 1:], atol=1e-5, rtol=0)
     torch.testing.assert_close(iou, quality, atol=1e-5, rtol=0)
 
@@ -123,21 +136,6 @@ def test_pretrained_background_leaves_the_decision_to_the_sign_of_the_foreground
     clear = foreground.abs() > background.abs()
     assert clear.float().mean() > 0.9
     assert torch.equal((foreground > background)[clear], (foreground > 0)[clear])
-
-
-def _with_tokens(sam: torch.nn.Module, order: list[int]) -> torch.nn.Module:
-    """A copy of a stock Sam whose mask tokens, hypernetworks and quality outputs are picked in this order."""
-    picked = copy.deepcopy(sam)
-    decoder, source = picked.mask_decoder, sam.mask_decoder
-    with torch.no_grad():
-        decoder.mask_tokens.weight.copy_(source.mask_tokens.weight[order])
-        last = source.iou_prediction_head.layers[-1]
-        decoder.iou_prediction_head.layers[-1].weight.copy_(last.weight[order])
-        decoder.iou_prediction_head.layers[-1].bias.copy_(last.bias[order])
-        for i, index in enumerate(order):
-            state = source.output_hypernetworks_mlps[index].state_dict()
-            decoder.output_hypernetworks_mlps[i].load_state_dict(state)
-    return picked
 
 
 def test_spare_channels_take_the_multimask_heads_in_turn(tiny_file, tiny_state):
@@ -182,7 +180,7 @@ def test_official_vit_b_at_another_size_starts_as_stock_sam(vit_b, images):
         with torch.no_grad():
             embedding = sam.image_encoder(sam.preprocess(255 * images[:1]))
             torch.testing.assert_close(network.encode(images[:1]), embedding, atol=2e-5, rtol=1e-5)
-            masks, _ = stock_masks(_with_tokens(sam, [0, 0, 1, 2]), embedding)
+            masks, _ = stock_masks(sam, embedding, [0, 0, 1, 2])
             torch.testing.assert_close(network.decode(embedding)[:, 1:], masks[:, 1:], atol=1e-5, rtol=0)
     finally:
         sam.image_encoder.pos_embed = original
@@ -190,15 +188,20 @@ def test_official_vit_b_at_another_size_starts_as_stock_sam(vit_b, images):
 
 def test_checkpoint_of_another_architecture_names_both(vit_b):
     with pytest.raises(BlosamError, match="sam_vit_b_random.pth: holds a SAM with encoder vit_b, the network has tiny"):
-        load_base(BloSam("tiny", 64), vit_b[1])
+        load_base(some_network(), vit_b[1])
 
 
 # --- refusals --------------------------------------------------------------------------------------------------------
 
 
-def refused(path: Path, match: str, network: BloSam | None = None, **kwargs) -> None:
+@functools.cache
+def some_network() -> BloSam:
+    return BloSam("tiny", 64)
+
+
+def refused(path: Path, match: str, **kwargs) -> None:
     """Loading fails with one line that names the file, and changes nothing."""
-    network = network or BloSam("tiny", 64)
+    network = some_network()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     with pytest.raises(BlosamError, match=match) as caught:
         load_base(network, path, **kwargs)
@@ -231,7 +234,7 @@ def test_pickled_objects_are_never_run(tmp_path):
         def __reduce__(self):
             return Path.touch, (tmp_path / "ran",)
 
-    (tmp_path / "bare.pth").write_bytes(pickle.dumps({"weights": Trap()}))
+    (tmp_path / "bare.pth").write_bytes(pickle.dumps({"weights": Trap()}, protocol=2))
     torch.save({"weights": Trap()}, tmp_path / "zipped.pth")
     refused(tmp_path / "bare.pth", "bare.pth")
     refused(tmp_path / "zipped.pth", "zipped.pth: holds pickled Python objects")

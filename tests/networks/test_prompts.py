@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+
 from blosam.errors import BlosamError
 from blosam.networks.prompts import DensePositions, SparsePrompt
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from blosam.errors import BlosamError
-from blosam.networks import ENCODERS, build_sam, resize_position_tables
 from segment_anything import sam_model_registry
 from segment_anything.modeling.image_encoder import get_rel_pos
+
+from blosam.errors import BlosamError
+from blosam.networks import ENCODERS, build_sam, resize_position_tables
 
 GLOBAL_BLOCKS = {"vit_b": (2, 5, 8, 11), "vit_l": (5, 11, 17, 23), "vit_h": (7, 15, 23, 31)}
 DEPTHS = {"vit_b": 12, "vit_l": 24, "vit_h": 32}
@@ -159,13 +160,11 @@ def test_sparse_tokens_go_behind_the_output_tokens(tiny_sam, images):
     with torch.no_grad():
         embedding = tiny_sam.image_encoder(tiny_sam.preprocess(255 * images[:1]))
         logits, _ = tiny_sam.mask_decoder.decode(embedding, prompts.get_dense_pe(), dense, tokens)
-        stock, _ = tiny_sam.mask_decoder.predict_masks(
-            embedding, prompts.get_dense_pe(), tokens.unsqueeze(0), dense
-        )
+        stock, _ = tiny_sam.mask_decoder.predict_masks(embedding, prompts.get_dense_pe(), tokens.unsqueeze(0), dense)
         without, _ = tiny_sam.mask_decoder.decode(embedding, prompts.get_dense_pe(), dense)
     torch.testing.assert_close(logits, stock, atol=1e-5, rtol=0)
     assert (logits - without).abs().max() > 1e-3
 
 
 def test_every_encoder_is_listed():
-    assert ENCODERS == ("tiny", *sorted(DEPTHS, key=lambda name: DEPTHS[name]))
+    assert ("tiny", *sorted(DEPTHS, key=lambda name: DEPTHS[name])) == ENCODERS

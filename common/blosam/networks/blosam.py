@@ -13,6 +13,7 @@ import warnings
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..errors import BlosamError
 from .adapters import LORA_NAMES, add_lora
@@ -213,7 +214,11 @@ class BloSam(nn.Module):
 
     def logits_and_iou_from(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Low-resolution logits and predicted IoU, B x (K + 1), from :meth:`frozen_features`."""
-        return self.decode_with_iou(self.encode(features) if self.trainable == "all" else features)
+        if self.trainable == "decoder":
+            return self.decode_with_iou(features)
+        # Fused attention kernels have no second derivative, which an exact hypergradient needs.
+        with sdpa_kernel(SDPBackend.MATH):
+            return self.decode_with_iou(self.encode(features))
 
     # --- export ---------------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -64,7 +65,8 @@ def to_onnx(network: BloSam, path: str | os.PathLike) -> None:
     was_training = network.training
     example = torch.zeros(2, 3, network.image_size, network.image_size).to(network.pixel_mean)
     try:
-        with torch.no_grad(), atomic_path(path) as temporary:
+        with torch.no_grad(), warnings.catch_warnings(), atomic_path(path) as temporary:
+            warnings.simplefilter("ignore", FutureWarning)  # of the exporter's own code
             torch.onnx.export(
                 network.eval(),
                 (example,),

@@ -40,12 +40,13 @@ class DensePositions(PositionEmbeddingRandom):
         self.register_load_state_dict_post_hook(_refresh)
 
     def _compute(self) -> Tensor:
-        matrix = self.positional_encoding_gaussian_matrix.float()
-        with torch.no_grad(), torch.autocast(matrix.device.type, enabled=False):
-            centres = (torch.arange(self.grid, device=matrix.device, dtype=torch.float32) + 0.5) / self.grid
-            y, x = torch.meshgrid(centres, centres, indexing="ij")
-            angles = 2 * torch.pi * ((2 * torch.stack((x, y), dim=-1) - 1) @ matrix)
-            return torch.cat((angles.sin(), angles.cos()), dim=-1).permute(2, 0, 1).unsqueeze(0).contiguous()
+        matrix = self.positional_encoding_gaussian_matrix.detach().float()
+        places = 2 * (torch.arange(self.grid, device=matrix.device) + 0.5) / self.grid - 1  # cell centres, -1..1
+        # Products and sums instead of a matrix product, which autocast would do in half precision.
+        columns = places.view(1, 1, -1) * matrix[0].view(-1, 1, 1)
+        rows = places.view(1, -1, 1) * matrix[1].view(-1, 1, 1)
+        angles = 2 * torch.pi * (columns + rows)
+        return torch.cat((angles.sin(), angles.cos())).unsqueeze(0)
 
 
 def _refresh(positions: DensePositions, incompatible_keys: Any) -> None:
