@@ -40,10 +40,10 @@ _MENDS = {
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """Offer a temporary file name beside ``path``; on success it is flushed and renamed to ``path``.
 
-    For libraries that write by file name (the suffix is kept). Do not give the name to ``torch.save`` or
-    ``ScriptModule.save``: on a full disk torch's own file writer ends the process ("terminate called"); give
-    them the open file of :func:`atomic_write`. Missing parent folders are made. When the body raises, the
-    temporary file is removed and an existing ``path`` keeps its content.
+    For libraries that write by file name (the suffix is kept). Do not give the name to ``torch.jit.save``: on
+    a full disk its own file writer ends the whole process ("terminate called"); give it the open file of
+    :func:`atomic_write`. Missing parent folders are made. When the body raises, the temporary file is removed
+    and an existing ``path`` keeps its content.
 
     Args:
         path: the file to write; a symbolic link is followed, not replaced.
