@@ -54,23 +54,42 @@ def draw_anatomy(kind: str, seed: int, size: int, plain: bool = False) -> Drawin
     if not plain and chance.happens(0.5):
         image = _retone(chance, image, phantom.structures)
     labels = [phantom.structures == value for value in sorted(phantom.structure_names)]
+    labels += list(_teeth(phantom)) if kind == "dental" else []
     overlays = [phantom.overlays[name].astype(bool) for name in sorted(phantom.overlays)]
     salient = phantom.mask > 0
     structures = [layer for layer in (salient, *labels, *overlays) if layer.any()]
     stack = np.stack(structures) if structures else np.zeros((0, *salient.shape), dtype=bool)
-    return Drawing(image.astype(np.float32), stack, salient, _dense(phantom), framing.mirror, framing.turn)
+    return Drawing(image.astype(np.float32), stack, salient, _dense(kind, phantom), framing.mirror, framing.turn)
 
 
-def _dense(phantom: Phantom) -> np.ndarray:
-    """Task classes, structures and overlays in their fixed channels, C x H x W."""
+def _dense(kind: str, phantom: Phantom) -> np.ndarray:
+    """Task classes, structures (of teeth: their groups) and overlays in their fixed channels, C x H x W."""
     dense = np.zeros((TASK_CHANNELS + LABEL_CHANNELS + OVERLAY_CHANNELS, *phantom.mask.shape), dtype=bool)
     for value in range(1, TASK_CHANNELS + 1):
         dense[value - 1] = phantom.mask == value
-    for value in range(1, LABEL_CHANNELS + 1):
-        dense[TASK_CHANNELS + value - 1] = phantom.structures == value
+    if kind == "dental":
+        layers = _teeth(phantom)
+    else:
+        layers = np.stack([phantom.structures == value for value in range(1, LABEL_CHANNELS + 1)])
+    dense[TASK_CHANNELS : TASK_CHANNELS + len(layers)] = layers
     for index, name in enumerate(sorted(phantom.overlays)[:OVERLAY_CHANNELS]):
         dense[TASK_CHANNELS + LABEL_CHANNELS + index] = phantom.overlays[name]
     return dense
+
+
+def _teeth(phantom: Phantom) -> np.ndarray:
+    """Groups of teeth, 12 x H x W: the eight positions from the midline, incisors, upper and lower row, both jaws."""
+    groups = np.zeros((LABEL_CHANNELS, *phantom.structures.shape), dtype=bool)
+    for value, name in phantom.structure_names.items():
+        here = phantom.structures == value
+        if name.startswith("tooth "):
+            quadrant, position = divmod(int(name.removeprefix("tooth ")), 10)
+            groups[position - 1] |= here
+            groups[8] |= here & (position <= 2)
+            groups[9 if quadrant <= 2 else 10] |= here
+        elif name.endswith("jaw"):
+            groups[11] |= here
+    return groups
 
 
 def _retone(chance: Chance, image: np.ndarray, structures: np.ndarray) -> np.ndarray:

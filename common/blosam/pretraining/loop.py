@@ -1,7 +1,9 @@
 """The training loop: warm-up, a long plateau, a cool-down; averaged weights; checkpoints one can go on from.
 
 The learning rate depends on the end of the run only during the cool-down, so a stopped run may be resumed with more
-or fewer steps and, as long as the cool-down had not begun, equals an uninterrupted run of the new length.
+or fewer steps and, as long as the cool-down had not begun, equals an uninterrupted run of the new length. It may also
+be resumed at another image size: no weight depends on it, and starting small (progressive resizing) shows the network
+several times as many images in the same time.
 """
 
 from __future__ import annotations
@@ -103,7 +105,7 @@ class Pretraining:
         resume: go on from ``last.pt`` if it is there.
 
     Raises:
-        BlosamError: when the folder holds a run and ``resume`` is off, or a run of another seed, size or batch size.
+        BlosamError: when the folder holds a run and ``resume`` is off, or a run of another seed or batch size.
     """
 
     def __init__(self, out: Path, settings: Settings, device: str = "cpu", workers: int = 1, resume: bool = False):
@@ -114,7 +116,7 @@ class Pretraining:
             self.average = PromptableTiny(settings.size).to(self.device).eval().requires_grad_(False)
         self.average.load_state_dict(self.network.state_dict())
         self.optimizer = torch.optim.AdamW(_groups(self.network, settings.weight_decay), lr=settings.learning_rate,
-                                           betas=(0.9, 0.98))
+                                           betas=(0.9, 0.98), fused=True)
         self.step, self.seconds = 0, 0.0
         self._scored: dict[str, dict[str, torch.Tensor]] = {}
         self.out.mkdir(parents=True, exist_ok=True)
@@ -217,7 +219,7 @@ class Pretraining:
     def _load(self) -> None:
         path = self.out / "last.pt"
         state = torch.load(path, map_location=self.device, weights_only=True)
-        for name in ("seed", "size", "batch_size"):
+        for name in ("seed", "batch_size"):
             was, now = state["settings"][name], getattr(self.settings, name)
             if was != now:
                 raise BlosamError(f"{path} was made with {name} {was}, not {now}. Use the same or another folder.")
@@ -268,5 +270,6 @@ def load_weights(path: Path, size: int = 256) -> PromptableTiny:
     missing, unexpected = network.load_state_dict(state, strict=False)
     missing = [key for key in missing if not key.startswith("dense_head.")]
     if missing or unexpected:
-        raise BlosamError(f"{path} does not hold the embedded model: {(missing + unexpected)[0]}. Use tiny.safetensors.")
+        key = (missing + unexpected)[0]
+        raise BlosamError(f"{path} does not hold the embedded model (see {key}). Use a tiny.safetensors.")
     return network.eval()

@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn import functional
 
 from blosam.compat import declare_torchvision_ops
+from blosam.networks.sam import encoder_config
 from blosam.networks.tiny import EMBED_DIM, TinyEncoder
 
 declare_torchvision_ops()
@@ -14,6 +15,7 @@ from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransfor
 
 from .kinds import TOTAL_DENSE  # noqa: E402
 
+_MLP = encoder_config("tiny").decoder_mlp
 _MEAN = (0.485, 0.456, 0.406)
 _STD = (0.229, 0.224, 0.225)
 
@@ -35,7 +37,7 @@ class PromptableTiny(nn.Module):
         self.prompt_encoder = PromptEncoder(
             embed_dim=EMBED_DIM, image_embedding_size=(grid, grid), input_image_size=(size, size), mask_in_chans=16
         )
-        transformer = TwoWayTransformer(depth=2, embedding_dim=EMBED_DIM, mlp_dim=2048, num_heads=8)
+        transformer = TwoWayTransformer(depth=2, embedding_dim=EMBED_DIM, mlp_dim=_MLP, num_heads=8)
         self.mask_decoder = MaskDecoder(transformer_dim=EMBED_DIM, transformer=transformer, num_multimask_outputs=3)
         self.dense_head = nn.Linear(EMBED_DIM, TOTAL_DENSE * 4)
         nn.init.constant_(self.dense_head.bias, -3.0)  # most structures cover little of an image
@@ -65,10 +67,8 @@ class PromptableTiny(nn.Module):
         corners = encoder.pe_layer.forward_with_coords(prompt.reshape(-1, 2, 2) + 0.5, encoder.input_image_size)
         learned = torch.stack([encoder.point_embeddings[2].weight[0], encoder.point_embeddings[3].weight[0]])
         boxes = corners + learned
-        points = torch.stack(
-            [corners[:, 0] + encoder.point_embeddings[1].weight, encoder.not_a_point_embed.weight.expand(len(prompt), -1)],
-            dim=1,
-        )
+        nothing = encoder.not_a_point_embed.weight.expand(len(prompt), -1)
+        points = torch.stack([corners[:, 0] + encoder.point_embeddings[1].weight, nothing], dim=1)
         return torch.where(is_box[:, None, None], boxes, points)
 
     def decode(self, embedding: torch.Tensor, sparse: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:

@@ -165,8 +165,10 @@ def _row(chance: Chance, x: np.ndarray, y: np.ndarray) -> list[np.ndarray]:
         at = (index - (count - 1) / 2) * step
         dx, dy = x - np.float32(at), y - np.float32(bend * at * at + lean * at)
         half = step * chance.between(0.38, 0.5)
-        row.append((np.abs(dx / half) ** power + np.abs(dy / (long * chance.between(0.8, 1.2))) ** power) ** (1 / power))
-    return [np.float32(step / 2) * (radius - 1) for radius in row]
+        tall = long * chance.between(0.8, 1.2)
+        radius = (np.abs(dx / half) ** power + np.abs(dy / tall) ** power) ** (1 / power)
+        row.append(np.float32(step / 2) * (radius - 1))
+    return row
 
 
 def _thing(chance: Chance, x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarray:
