@@ -60,6 +60,12 @@ def test_one_iteration_and_a_prompt_that_stands_still_can_be_drawn() -> None:
     assert "<svg" in plots.prompt_path_plot(np.ones((3, 4))) and "<svg" in plots.prompt_path_plot(np.ones((1, 4)))
 
 
+def test_losses_that_are_not_known_are_left_out() -> None:
+    gaps = Curves(iterations=[0, 1, 2, 3], d1_loss=[1.0, np.nan, 0.5, 0.4], d2_loss=[np.nan] * 4)
+    svg = plots.loss_plot(gaps)
+    assert "nan" not in svg.lower() and "D2: prompt" not in svg and "D1: weights" in svg
+
+
 @pytest.mark.parametrize("length", [1, 2, 7, 40, 101, 200])
 def test_running_mean_by_loops(length: int) -> None:
     values = np.random.default_rng(1).normal(size=length)

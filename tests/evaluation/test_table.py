@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from ignite.engine import Engine
 from monai.data import MetaTensor
 from monai.engines import SupervisedEvaluator
 from PIL import Image
@@ -138,6 +139,26 @@ def test_a_folder_that_cannot_be_written_is_a_clear_error(tmp_path: Path) -> Non
 def test_refuses_classes_without_foreground(tmp_path: Path, classes: dict[str, int]) -> None:
     with pytest.raises(BlosamError, match="foreground"):
         PerImageTable(tmp_path, classes)
+
+
+def test_several_processes_count_repeated_images_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pred, truth = maps()
+    theirs = [("/x/b.png", [{"class": "lung", "dice": 0.5, "hd95": 1.0, "surface_dice": 0.2, "unit": "pixels"}], None)]
+
+    def gather(shards: list[Any], own: Any) -> None:
+        shards[:] = [own, theirs + own]
+
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 1)
+    monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
+    table = PerImageTable(tmp_path, {"lung": 1})
+    engine = Engine(lambda engine, batch: [batch])
+    table.attach(engine)
+    state = engine.run([item(pred, truth, "/x/a.png")])
+    assert [r["image"] for r in state.table["rows"]] == ["a", "b"]
+    assert state.table["summary"]["all"]["dice"]["mean"] == 0.25
+    assert list(tmp_path.iterdir()) == [], "only the first process writes"
 
 
 def row(image: str, name: str, dice: float, hd95: float, unit: str = "mm") -> dict[str, Any]:

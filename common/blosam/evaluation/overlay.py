@@ -70,12 +70,7 @@ def draw_overlay(
         BlosamError: image and masks differ in rows or columns, or the image is not as described.
     """
     picture = to_rgb(image)
-    for name, mask in (("truth", truth), ("prediction", pred)):
-        if mask is not None and mask.shape != picture.shape[:2]:
-            raise BlosamError(
-                f"{name} of shape {mask.shape} does not fit the image of shape {picture.shape[:2]}. "
-                "Pass masks on the grid of the image."
-            )
+    _check_masks(picture, truth, pred)
     given = [m for m in (truth, pred) if m is not None]
     classes = sorted(set(class_names or ()) or {int(v) for m in given for v in np.unique(m)} - {0})
     several = len(classes) > 1
@@ -98,6 +93,16 @@ def draw_overlay(
         return drawn
     entries = _legend_entries(classes, class_names or {}, truth is not None, pred is not None)
     return np.concatenate([drawn, _legend_strip(entries, shape[1])])
+
+
+def _check_masks(picture: np.ndarray, truth: np.ndarray | None, pred: np.ndarray | None) -> None:
+    """Raise BlosamError when a mask is not on the grid of the picture."""
+    for name, mask in (("truth", truth), ("prediction", pred)):
+        if mask is not None and mask.shape != picture.shape[:2]:
+            raise BlosamError(
+                f"{name} of shape {mask.shape} does not fit the image of shape {picture.shape[:2]}. "
+                "Pass masks on the grid of the image."
+            )
 
 
 def to_rgb(image: np.ndarray) -> np.ndarray:

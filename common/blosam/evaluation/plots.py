@@ -59,12 +59,14 @@ def loss_plot(curves: Curves) -> str:
             (curves.d1_loss, _FIRST, name),
             (curves.d2_loss, _SECOND, "D2: prompt"),
         ):
-            if not len(values):
+            losses = np.asarray(values, np.float64)
+            known = np.isfinite(losses)
+            if not known.any():
                 continue
-            smooth = running_mean(values)
-            if len(values) > 1:
-                axes.plot(curves.iterations, values, color=colour, alpha=0.35, linewidth=0.8)
-            axes.plot(curves.iterations, smooth, color=colour, label=label, marker="o" if len(values) == 1 else None)
+            times, losses = np.asarray(curves.iterations)[known], losses[known]
+            axes.plot(times, losses, color=colour, alpha=0.35, linewidth=0.8)
+            marker = "o" if len(losses) == 1 else None
+            axes.plot(times, running_mean(losses), color=colour, label=label, marker=marker)
         axes.set_ylim(bottom=0)
         axes.legend(loc="upper right")
         return _svg(figure, "loss")

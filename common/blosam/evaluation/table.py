@@ -97,7 +97,7 @@ class PerImageTable:
             self._measured.append((path, rows, overlay))
 
     def _write_overlay(self, source: str, image: torch.Tensor, pred: np.ndarray, truth: np.ndarray) -> Path:
-        picture = native_image(np.asarray(image), truth.shape)
+        picture = native_image(_array(image), truth.shape)
         drawn = draw_overlay(picture, truth, pred, class_names={v: k for k, v in self.classes.items()})
         rank = f"r{_rank()}_" if _world_size() > 1 else ""
         name = f"{rank}{len(self._measured) + 1:03d}_{safe_file_name(unique_names([source])[0])}.png"
@@ -253,9 +253,14 @@ def native_image(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     return np.asarray(resized)
 
 
+def _array(values: torch.Tensor | np.ndarray) -> np.ndarray:
+    """The values as an array, from whatever device they are on."""
+    return np.asarray(values.detach().cpu() if isinstance(values, torch.Tensor) else values)
+
+
 def _rows_by_columns(labels: torch.Tensor | np.ndarray) -> np.ndarray:
     """Rows x columns int map from MONAI's W x H order with axes of size 1 before or after it."""
-    array = np.asarray(labels.cpu() if isinstance(labels, torch.Tensor) else labels)
+    array = _array(labels)
     if array.ndim > 2 and array.shape[0] == 1:
         array = array[0]
     while array.ndim > 2 and array.shape[-1] == 1:
