@@ -134,8 +134,8 @@ class SelectionDataset(Dataset):
             _, d2 = d1_d2_split(fallback.data, seed)
             items = [fallback.data[i] for i in d2]
             logger.info(
-                "There are no validation images: the best checkpoint is chosen on the %d image(s) of D2, which also "
-                "trained the prompt.", len(items),
+                "There are no validation images: the best checkpoint is chosen on the %d image(s) of "
+                "D2, which also trained the prompt.", len(items),
             )  # fmt: skip
         super().__init__(data=items, transform=transform)
 
@@ -164,8 +164,8 @@ def _by_stem(folder: Path, parent: Path) -> dict[str, Path]:
     """Image files of a folder by name without extension."""
     if not folder.is_dir():
         raise BlosamError(
-            f"{parent}: there is no folder {folder.name}/. Make images/ and masks/ with files of equal names, "
-            "or a dataset.json."
+            f"{parent}: there is no folder {folder.name}/. Make images/ and masks/ with files of equal "
+            "names, or a dataset.json."
         )
     files: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
@@ -218,8 +218,8 @@ def _read_groups(index: Path, stems: list[str]) -> list[str]:
     missing = [stem for stem in stems if not known.get(stem)]
     if missing:
         raise BlosamError(
-            f"{index}: {len(missing)} images have no {column} ({_some(missing)}). Add their rows, or images of one "
-            f"{column} may both train and test."
+            f"{index}: {len(missing)} images have no {column} ({_some(missing)}). Add their rows, "
+            f"or images of one {column} may both train and test."
         )
     return [known[stem] for stem in stems]
 

@@ -131,7 +131,7 @@ class RandTurnd(_View):
 class RandGeometryd(_View):
     """Rotation, scaling, shift and shear; integer entries are sampled nearest, all others bilinearly.
 
-    What comes in from outside repeats the edge, in image and mask alike.
+    What comes in from outside repeats the edge in images and is background in masks.
 
     Args:
         keys: image first, then masks.
@@ -173,9 +173,9 @@ class RandGeometryd(_View):
 
     def change(self, content: torch.Tensor, key: Hashable) -> torch.Tensor:
         """Sample the content on the grid; equal channels are sampled once."""
-        mode = "bilinear" if content.is_floating_point() else "nearest"
+        mode, outside = ("bilinear", "border") if content.is_floating_point() else ("nearest", "zeros")
         source = content[:1] if is_grey(content) else content
-        moved = F.grid_sample(source[None].float(), self._grid, mode, "border", align_corners=False)[0]
+        moved = F.grid_sample(source[None].float(), self._grid, mode, outside, align_corners=False)[0]
         return moved.to(content.dtype).expand(content.shape[0], -1, -1)
 
 
