@@ -106,9 +106,7 @@ def test_sgd_form_equals_autograd_through_the_step(method, tolerance):
     direct, upstream = problem.upper_gradients(stepped, prompts)
     ours = hypergradient(problem.lower, problem.weights, prompts, direct=direct, upstream=upstream,
                          step_sizes=[lr, lr], method=method)  # fmt: skip
-    assert (
-        relative([t - d for t, d in zip(truth, direct, strict=True)], direct) > 0.01
-    )  # there is a correction
+    assert relative([t - d for t, d in zip(truth, direct, strict=True)], direct) > 0.01  # there is a correction
     # The error of the correction, not of the total, in which the exact first term would hide it.
     assert relative([o - d for o, d in zip(ours, direct, strict=True)],
                     [t - d for t, d in zip(truth, direct, strict=True)]) < tolerance  # fmt: skip
@@ -157,9 +155,7 @@ def test_b8_step_size_zero_is_first_order_bit_for_bit(method):
 def test_b9_zero_vector_gives_zero_and_nothing_is_written(product):
     problem = Problem()
     before = [t.clone() for t in (*problem.weights, *problem.prompts)]
-    result = product(
-        problem.lower, problem.weights, problem.prompts, [torch.zeros_like(w) for w in problem.weights]
-    )
+    result = product(problem.lower, problem.weights, problem.prompts, [torch.zeros_like(w) for w in problem.weights])
     assert all(torch.equal(r, torch.zeros_like(p)) for r, p in zip(result, problem.prompts, strict=True))
     product(problem.lower, problem.weights, problem.prompts, problem.weights)
     assert all(torch.equal(a, b) for a, b in zip(before, (*problem.weights, *problem.prompts), strict=True))

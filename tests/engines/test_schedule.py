@@ -39,9 +39,7 @@ def test_b3_each_group_keeps_its_own_base_rate():
 
     engine, seen = Engine(lambda e, b: None), []
     PolySchedule(optimizers=[optimizer]).attach(engine)
-    engine.add_event_handler(
-        Events.ITERATION_COMPLETED, lambda: seen.append([g["lr"] for g in optimizer.param_groups])
-    )
+    engine.add_event_handler(Events.ITERATION_COMPLETED, lambda: seen.append([g["lr"] for g in optimizer.param_groups]))
     engine.run([0, 1], max_epochs=2)
     factors = [(1 - t / 4) ** 0.9 for t in range(4)]
     assert [s[0] for s in seen] == pytest.approx(factors)

@@ -68,9 +68,7 @@ def test_b1_every_d2_image_is_used_within_an_epoch(make_trainer, items):
 
 
 def test_b4_a_seed_fixes_everything_and_another_seed_changes_the_order(make_trainer, items, trained_state):
-    first, again, other = (
-        state_of(trained_state, make_trainer(items=items(6), seed=seed)) for seed in (3, 3, 4)
-    )
+    first, again, other = (state_of(trained_state, make_trainer(items=items(6), seed=seed)) for seed in (3, 3, 4))
     assert equal(first, again)
     assert not equal(first, other)
 
@@ -153,9 +151,7 @@ def test_b8_second_order_with_weight_rate_zero_is_first_order_bit_for_bit(make_t
 
 def test_b7_b8_second_order_takes_the_same_first_weight_step(make_trainer, trained_state):
     loader = Batches([{"d1": random_batch(1), "d2": random_batch(2)}])
-    first, second = (
-        state_of(trained_state, make_trainer(loader=loader, epochs=1, order=order)) for order in (1, 2)
-    )
+    first, second = (state_of(trained_state, make_trainer(loader=loader, epochs=1, order=order)) for order in (1, 2))
     assert equal(first[:-1], second[:-1])
 
 
@@ -176,7 +172,9 @@ def test_b7_functional_loss_equals_the_network_and_changes_nothing(make_trainer,
     ("options", "tolerance"),
     [({}, 1e-6), ({"hypergradient": "finite_difference"}, 1e-3)],
 )
-def test_second_order_gradient_is_the_derivative_through_the_real_step(make_trainer, toy_net, dice_ce, options, tolerance):
+def test_second_order_gradient_is_the_derivative_through_the_real_step(
+    make_trainer, toy_net, dice_ce, options, tolerance
+):
     """Numeric differentiation through PyTorch's AdamW, in the third iteration of a run in double precision."""
     batches = Batches([{"d1": random_batch(i), "d2": random_batch(10 + i)} for i in range(3)])
     trainer = make_trainer(loader=batches, epochs=1, net=toy_net().double(), lr=0.05, order=2, **options)
@@ -279,7 +277,9 @@ def test_clip_norm_limits_the_weights_gradient(make_trainer):
     assert norms == pytest.approx([1e-3] * len(norms), rel=1e-2)
 
 
-@pytest.mark.parametrize("options", [{}, {"order": 2}, {"order": 2, "hypergradient": "finite_difference"}, {"joint": True}])
+@pytest.mark.parametrize(
+    "options", [{}, {"order": 2}, {"order": 2, "hypergradient": "finite_difference"}, {"joint": True}]
+)
 def test_bfloat16_on_the_cpu(make_trainer, trained_state, options):
     trainer, types = make_trainer(amp=True, amp_dtype="bfloat16", **options), set()
     trainer.network.head.register_forward_hook(lambda module, inputs, output: types.add(output.dtype))
@@ -371,7 +371,8 @@ def test_the_bank_is_filled_after_a_loader_that_label_inserts(make_trainer, toy_
 
 def test_the_real_network_trains_in_every_mode(dice_ce, items):
     big = [
-        {key: torch.nn.functional.interpolate(value[None].float(), 64)[0] for key, value in item.items()} for item in items(4)
+        {key: torch.nn.functional.interpolate(value[None].float(), 64)[0] for key, value in item.items()}
+        for item in items(4)
     ]
     for options in ({}, {"order": 2}, {"order": 2, "hypergradient": "finite_difference"}, {"joint": True}):
         net = BloSam(encoder="tiny", image_size=64, out_channels=2)

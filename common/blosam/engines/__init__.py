@@ -10,6 +10,7 @@ from .progress import History, ProgressBar, ValidationLog
 from .schedule import PolySchedule, poly_factor
 from .stopping import EarlyStop, KeyMetric
 from .trainer import BilevelTrainer
+from .trajectory import PromptTrajectory
 
 __all__ = [
     "BilevelEvents",
@@ -23,6 +24,7 @@ __all__ = [
     "ModelSaver",
     "PolySchedule",
     "ProgressBar",
+    "PromptTrajectory",
     "ValidationLog",
     "adamw_factors",
     "hypergradient",

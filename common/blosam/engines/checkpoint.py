@@ -69,9 +69,7 @@ class LastCheckpoint:
         """
         _require_writable(self.path)
         if self.resume and not self.path.is_file():
-            logger.info(
-                "resume is true, but %s does not exist: training starts from the beginning.", self.path
-            )
+            logger.info("resume is true, but %s does not exist: training starts from the beginning.", self.path)
         elif self.resume:
             self._load(engine)
         elif self.path.is_file():
@@ -154,8 +152,8 @@ class LastCheckpoint:
         saved = state["engine"]
         if saved["epoch_length"] != engine.state.epoch_length:
             raise BlosamError(
-                f"{self.path}: an epoch had {saved['epoch_length']} iterations, now it has {engine.state.epoch_length}. "
-                f"Use the same training images and batch size, {anew}."
+                f"{self.path}: an epoch had {saved['epoch_length']} iterations, now it has "
+                f"{engine.state.epoch_length}. Use the same training images and batch size, {anew}."
             )
         if saved["epoch"] > engine.state.max_epochs:
             raise BlosamError(
@@ -166,10 +164,11 @@ class LastCheckpoint:
     def _announce(self, engine: Engine, stopped: bool) -> None:
         epoch, total = engine.state.epoch, engine.state.max_epochs
         if stopped or epoch >= total:
+            how = "by early stopping" if stopped else "as planned"
+            mend = "" if stopped else "raise max_epochs to go on, or "
             logger.info(
-                "%s: training had already ended after epoch %d%s. Nothing is trained; set resume to false to start anew%s.",
-                self.path, epoch, " (early stopping)" if stopped else "",
-                "" if stopped else ", or raise max_epochs to go on",
+                "%s: training had already ended after epoch %d, %s. Nothing is trained; %sset resume to false to start "
+                "anew.", self.path, epoch, how, mend,
             )  # fmt: skip
             engine.terminate()
         else:
@@ -353,9 +352,7 @@ def _read_state(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise BlosamError(
-            f"{path}: is truncated or no training state. Start anew with resume false."
-        ) from error
+        raise BlosamError(f"{path}: is truncated or no training state. Start anew with resume false.") from error
     if not isinstance(state, dict) or state.get("format") != STATE_FORMAT:
         raise BlosamError(f"{path}: is no training state ({STATE_FORMAT}). Start anew with resume false.")
     return state

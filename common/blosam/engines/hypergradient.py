@@ -44,13 +44,9 @@ def mixed_product_exact(
         return _zeros(prompts)
     weights, prompts = _leaves(weights), _leaves(prompts)
     with torch.enable_grad():
-        gradients = torch.autograd.grad(
-            lower_loss(weights, prompts), weights, create_graph=True, allow_unused=True
-        )
+        gradients = torch.autograd.grad(lower_loss(weights, prompts), weights, create_graph=True, allow_unused=True)
         # Without a graph a weight's gradient does not depend on p: its row of the mixed derivative is zero.
-        terms = [
-            (g * v).sum() for g, v in zip(gradients, vector, strict=True) if g is not None and g.requires_grad
-        ]
+        terms = [(g * v).sum() for g, v in zip(gradients, vector, strict=True) if g is not None and g.requires_grad]
         if not terms:
             return _zeros(prompts)
         products = torch.autograd.grad(torch.stack(terms).sum(), prompts, allow_unused=True)
@@ -100,9 +96,7 @@ MIXED_PRODUCTS: dict[str, Callable[..., Tensors]] = {
 }
 
 
-def adamw_factors(
-    optimizer: Optimizer, weights: Sequence[Tensor], gradients: Sequence[Tensor | None]
-) -> Tensors:
+def adamw_factors(optimizer: Optimizer, weights: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> Tensors:
     """D, the derivative of AdamW's update m^ / (sqrt(v^) + eps) with respect to the gradient of the same step.
 
     D = (1-b1) / ((1-b1^t) (sqrt(v^)+eps)) - m^ (1-b2) g / ((1-b2^t) sqrt(v^) (sqrt(v^)+eps)^2).
@@ -121,9 +115,7 @@ def adamw_factors(
     settings = {id(p): group for group in optimizer.param_groups for p in group["params"]}
     factors = []
     for weight, gradient in zip(weights, gradients, strict=True):
-        state = (
-            optimizer.state[weight] if weight in optimizer.state else None
-        )  # [] alone would insert an entry
+        state = optimizer.state.get(weight)  # [] would insert an entry
         if gradient is None or not state:
             factors.append(torch.zeros_like(weight))
             continue

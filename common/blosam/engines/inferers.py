@@ -38,11 +38,7 @@ class FrozenFeatureInferer(Inferer):
             B x (K+1) x S x S.
         """
         name = _file_name(inputs)
-        if (
-            not isinstance(network, nn.Module)
-            or getattr(network, "trainable", None) != "decoder"
-            or name is None
-        ):
+        if not isinstance(network, nn.Module) or getattr(network, "trainable", None) != "decoder" or name is None:
             return network(inputs, *args, **kwargs)
         signature = _signature(network)
         if signature != self._valid_for:

@@ -129,12 +129,13 @@ def read_history(path: str | os.PathLike) -> dict[str, list[float]]:
     """
     try:
         with open(path, encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
+            table = csv.DictReader(file)
+            if missing := set(HISTORY_COLUMNS) - set(table.fieldnames or ()):
+                raise ValueError(f"columns {', '.join(sorted(missing))} are missing")
+            rows = list(table)
         return {key: [float(row[key]) if row[key] else math.nan for row in rows] for key in HISTORY_COLUMNS}
     except (OSError, KeyError, ValueError, TypeError) as error:
-        raise BlosamError(
-            f"{os.fspath(path)}: no training history ({error}). Train again to write it."
-        ) from error
+        raise BlosamError(f"{os.fspath(path)}: no training history ({error}). Train again to write it.") from error
 
 
 def _read_rows(path: Path, last: int) -> list[dict[str, Any]]:
@@ -145,9 +146,7 @@ def _read_rows(path: Path, last: int) -> list[dict[str, Any]]:
         logger.warning("The curves start at iteration %d: %s", last + 1, error)
         return []
     rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-    return [
-        {key: _cell(key, value) for key, value in row.items()} for row in rows if row["iteration"] <= last
-    ]
+    return [{key: _cell(key, value) for key, value in row.items()} for row in rows if row["iteration"] <= last]
 
 
 def _cell(key: str, value: float) -> Any:

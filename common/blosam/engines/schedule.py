@@ -31,9 +31,7 @@ def poly_factor(iteration: int, total: int, power: float = 0.9, warmup: int = 0)
         ValueError: when ``iteration`` is not in 0..total-1.
     """
     if not 0 <= iteration < total:
-        raise ValueError(
-            f"iteration {iteration} is outside of 0..{total - 1}; T must be the length of the whole run"
-        )
+        raise ValueError(f"iteration {iteration} is outside of 0..{total - 1}; T must be the length of the whole run")
     rise = (iteration + 1) / warmup if iteration < warmup else 1.0
     return rise * (1.0 - iteration / total) ** power
 
@@ -53,9 +51,7 @@ class PolySchedule:
         BlosamError: when ``warmup`` or ``power`` is negative.
     """
 
-    def __init__(
-        self, power: float = 0.9, warmup: int = 0, optimizers: Sequence[Optimizer] | None = None
-    ) -> None:
+    def __init__(self, power: float = 0.9, warmup: int = 0, optimizers: Sequence[Optimizer] | None = None) -> None:
         if warmup < 0 or power < 0:
             raise BlosamError(f"schedule: warmup is {warmup} and power is {power}. Give numbers from 0 up.")
         self.power = power
@@ -71,17 +67,13 @@ class PolySchedule:
     def remember(self, engine: Engine) -> None:
         """Keep every group's configured learning rate, once: later ones are decayed."""
         if self._base is None:
-            self._base = [
-                [group["lr"] for group in optimizer.param_groups] for optimizer in self._all(engine)
-            ]
+            self._base = [[group["lr"] for group in optimizer.param_groups] for optimizer in self._all(engine)]
 
     def __call__(self, engine: Engine) -> None:
         """Set the learning rates of the iteration that begins."""
         state = engine.state
         # Ignite counts the iteration that begins from 1.
-        factor = poly_factor(
-            state.iteration - 1, state.max_epochs * state.epoch_length, self.power, self.warmup
-        )
+        factor = poly_factor(state.iteration - 1, state.max_epochs * state.epoch_length, self.power, self.warmup)
         for optimizer, rates in zip(self._all(engine), self._base or (), strict=True):
             for group, base in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = base * factor

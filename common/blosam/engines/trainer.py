@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
@@ -110,12 +109,8 @@ class BilevelTrainer(Trainer):
         self.clip_norm = clip_norm
         self.amp_dtype = _amp_dtype(amp_dtype, self.state.device) if amp else None
         scaling = self.amp_dtype is torch.float16  # bfloat16 has the range of float32
-        self.scalers = tuple(
-            torch.amp.GradScaler(self.state.device.type, enabled=scaling) for _ in self.optimizers
-        )
-        self.objective = Objective(
-            network, loss_function, inferer or SimpleInferer(), iou_loss_weight, self._autocast
-        )
+        self.scalers = tuple(torch.amp.GradScaler(self.state.device.type, enabled=scaling) for _ in self.optimizers)
+        self.objective = Objective(network, loss_function, inferer or SimpleInferer(), iou_loss_weight, self._autocast)
         self.weights, self._weight_names = _named(network, weight_optimizer, "weight_optimizer")
         self.prompts, self._prompt_names = _named(network, prompt_optimizer, "prompt_optimizer")
         self._check_settings(scaling)
@@ -176,9 +171,7 @@ class BilevelTrainer(Trainer):
         loss = self.objective(batch, True)
         self._record("loss", loss)
         # One scaler: both groups come from one loss.
-        gradients = torch.autograd.grad(
-            self.scalers[0].scale(loss), self.weights + self.prompts, allow_unused=True
-        )
+        gradients = torch.autograd.grad(self.scalers[0].scale(loss), self.weights + self.prompts, allow_unused=True)
         split = len(self.weights)
         self._apply(0, self.weights, gradients[:split], self.scalers[0], update=False)
         self._apply(1, self.prompts, gradients[split:], self.scalers[0])
@@ -261,14 +254,10 @@ class BilevelTrainer(Trainer):
             )
 
     def _on_device(self, batch: Batch) -> Batch:
-        return {
-            key: value.to(self.state.device, non_blocking=self.non_blocking) for key, value in batch.items()
-        }
+        return {key: value.to(self.state.device, non_blocking=self.non_blocking) for key, value in batch.items()}
 
     def _autocast(self) -> torch.autocast:
-        return torch.autocast(
-            self.state.device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None
-        )
+        return torch.autocast(self.state.device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None)
 
     def _restore(self, engine: Engine) -> None:
         self.fire_event(BilevelEvents.RESTORE)
@@ -289,9 +278,7 @@ class BilevelTrainer(Trainer):
         if self.order not in (1, 2):
             raise BlosamError(f"order is {self.order}. Use 1 (first order) or 2 (second order).")
         if self.hypergradient not in MIXED_PRODUCTS:
-            raise BlosamError(
-                f"hypergradient is '{self.hypergradient}'. Use one of: {', '.join(MIXED_PRODUCTS)}."
-            )
+            raise BlosamError(f"hypergradient is '{self.hypergradient}'. Use one of: {', '.join(MIXED_PRODUCTS)}.")
         if self.unroll not in ("adamw", "sgd"):
             raise BlosamError(f"unroll is '{self.unroll}'. Use adamw or sgd.")
         shared = {id(p) for p in self.weights} & {id(p) for p in self.prompts}
@@ -300,13 +287,9 @@ class BilevelTrainer(Trainer):
         if self.joint or self.order == 1:
             return
         if scaling:
-            raise BlosamError(
-                "order is 2 and amp_dtype is float16, which overflows. Use bfloat16 or amp false."
-            )
+            raise BlosamError("order is 2 and amp_dtype is float16, which overflows. Use bfloat16 or amp false.")
         if self.clip_norm > 0:
-            raise BlosamError(
-                f"order is 2 and clip_norm is {self.clip_norm}, which has no derivative. Use 0."
-            )
+            raise BlosamError(f"order is 2 and clip_norm is {self.clip_norm}, which has no derivative. Use 0.")
         options = [g for g in self.weight_optimizer.param_groups if g.get("amsgrad") or g.get("maximize")]
         if self.unroll == "adamw" and (not isinstance(self.weight_optimizer, torch.optim.AdamW) or options):
             raise BlosamError(
@@ -315,17 +298,13 @@ class BilevelTrainer(Trainer):
             )
 
 
-def _named(
-    network: nn.Module, optimizer: Optimizer, role: str
-) -> tuple[tuple[nn.Parameter, ...], tuple[str, ...]]:
+def _named(network: nn.Module, optimizer: Optimizer, role: str) -> tuple[tuple[nn.Parameter, ...], tuple[str, ...]]:
     """The optimizer's parameters and their names inside ``Objective``."""
     names = {id(parameter): f"network.{name}" for name, parameter in network.named_parameters()}
     parameters = tuple(p for group in optimizer.param_groups for p in group["params"])
     foreign = sum(id(p) not in names for p in parameters)
     if foreign:
-        raise BlosamError(
-            f"{role}: {foreign} of its parameters are not in the network. Build it from this network."
-        )
+        raise BlosamError(f"{role}: {foreign} of its parameters are not in the network. Build it from this network.")
     return parameters, tuple(names[id(p)] for p in parameters)
 
 
