@@ -36,9 +36,7 @@ class LoRALinear(nn.Linear):
 
     def __init__(self, in_features: int, out_features: int, rank: int, bias: bool = True) -> None:
         if rank < 1:
-            raise BlosamError(
-                f"LoRA rank {rank} is not positive. Use a rank of 1 or more (the paper's is 4)."
-            )
+            raise BlosamError(f"LoRA rank {rank} is not positive. Use a rank of 1 or more (the paper's is 4).")
         super().__init__(in_features, out_features, bias=bias)
         self.rank = rank
         self.lora_a = nn.Parameter(torch.empty(rank, in_features))

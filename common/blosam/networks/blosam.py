@@ -81,9 +81,7 @@ class BloSam(nn.Module):
         _check_choice("head", head, HEADS)
         _check_choice("trainable", trainable, TRAINABLE)
         if isinstance(out_channels, bool) or not isinstance(out_channels, int) or out_channels < 2:
-            raise BlosamError(
-                f"out_channels is {out_channels!r}. Use the number of classes plus 1, so at least 2."
-            )
+            raise BlosamError(f"out_channels is {out_channels!r}. Use the number of classes plus 1, so at least 2.")
         if not 0.0 <= dropout < 1.0:
             raise BlosamError(f"dropout is {dropout}. Use a probability from 0 to below 1.")
         self.encoder_name, self.image_size, self.out_channels = encoder, image_size, out_channels
@@ -229,7 +227,7 @@ class BloSam(nn.Module):
         The copy is in evaluation mode and takes any batch size.
         """
         was_training = self.training
-        example = torch.zeros(2, 3, self.image_size, self.image_size).to(self.pixel_mean)
+        example = torch.zeros(1, 3, self.image_size, self.image_size).to(self.pixel_mean)
         try:
             with torch.no_grad(), warnings.catch_warnings():
                 # Sizes that tracing warns about are constants of the network; the batch size is not among

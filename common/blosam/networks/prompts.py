@@ -67,9 +67,7 @@ class SparsePrompt(nn.Module):
 
     def __init__(self, count: int, channels: int) -> None:
         if count < 1:
-            raise BlosamError(
-                f"num_prompt_tokens is {count}. Use 1 or more sparse tokens, or prompt='dense'."
-            )
+            raise BlosamError(f"num_prompt_tokens is {count}. Use 1 or more sparse tokens, or prompt='dense'.")
         super().__init__()
         self.tokens = nn.Parameter(_TOKEN_STD * torch.randn(count, channels))
 

@@ -142,9 +142,7 @@ def build_sam(encoder: str, image_size: int, num_multimask_outputs: int = 3) -> 
     """
     config = encoder_config(encoder)
     if isinstance(image_size, bool) or not isinstance(image_size, int) or image_size < SIZE_MULTIPLE:
-        raise BlosamError(
-            f"image_size is {image_size!r}. Use a positive multiple of {SIZE_MULTIPLE}, e.g. 256."
-        )
+        raise BlosamError(f"image_size is {image_size!r}. Use a positive multiple of {SIZE_MULTIPLE}, e.g. 256.")
     if image_size % SIZE_MULTIPLE:
         nearest = SIZE_MULTIPLE * max(1, round(image_size / SIZE_MULTIPLE))
         raise BlosamError(f"image_size {image_size} is not divisible by {SIZE_MULTIPLE}. Use e.g. {nearest}.")
@@ -154,9 +152,7 @@ def build_sam(encoder: str, image_size: int, num_multimask_outputs: int = 3) -> 
         prompt_encoder=_prompt_encoder(grid, image_size),
         mask_decoder=BatchedMaskDecoder(
             num_multimask_outputs=num_multimask_outputs,
-            transformer=TwoWayTransformer(
-                depth=2, embedding_dim=EMBED_DIM, mlp_dim=config.decoder_mlp, num_heads=8
-            ),
+            transformer=TwoWayTransformer(depth=2, embedding_dim=EMBED_DIM, mlp_dim=config.decoder_mlp, num_heads=8),
             transformer_dim=EMBED_DIM,
             iou_head_depth=3,
             iou_head_hidden_dim=256,
@@ -201,9 +197,7 @@ def position_table_names(encoder: str) -> tuple[str, ...]:
     config = encoder_config(encoder)
     if not config.dim:
         return ()
-    relative = [
-        f"image_encoder.blocks.{block}.attn.rel_pos_{axis}" for block in config.global_blocks for axis in "hw"
-    ]
+    relative = [f"image_encoder.blocks.{block}.attn.rel_pos_{axis}" for block in config.global_blocks for axis in "hw"]
     return ("image_encoder.pos_embed", *relative)
 
 
@@ -372,7 +366,5 @@ def _spread_heads(heads: Mapping[str, Tensor], channels: int, seed: int) -> dict
                 continue
             target = name.replace(f"{hypernetworks}{source}.", f"{hypernetworks}{channel}.", 1)
             noise = channel == 0 and _LAST_LAYER in name
-            spread[target] = (
-                _BACKGROUND_STD * torch.randn(tensor.shape, generator=generator) if noise else tensor
-            )
+            spread[target] = _BACKGROUND_STD * torch.randn(tensor.shape, generator=generator) if noise else tensor
     return spread
