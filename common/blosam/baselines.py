@@ -6,16 +6,16 @@ exactly the same data, the same loss and the same native-resolution metrics as B
 
 from __future__ import annotations
 
-import time
+import math
 
 import torch
 from monai.losses import DiceCELoss
 from monai.networks.nets import BasicUNet
 from torch import nn
 
+from blosam.compare.budget import Budget, rate_factor
 from blosam.data.bank import FeatureBank
 from blosam.data.loader import BilevelLoader
-from blosam.engines.schedule import poly_factor
 
 _FEATURES = (16, 32, 64, 128, 256, 16)  # the reference network of the documentation
 
@@ -74,29 +74,27 @@ def train_unet(
 
     Returns:
         Updates made.
+
+    Raises:
+        BlosamError: when ``steps`` or ``seconds`` is not positive.
     """
     loss_function = DiceCELoss(
         softmax=True, squared_pred=True, batch=True, lambda_dice=0.8, lambda_ce=0.2, smooth_nr=1e-5, smooth_dr=1e-5
     )
     loader = BilevelLoader(bank, batch_size=batch_size, seed=seed, joint=True)
     optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=0.05)
-    started = time.perf_counter()
+    budget = Budget(math.inf if seconds is None else seconds, steps)
     network.train()
-    for step in range(steps):
-        elapsed = time.perf_counter() - started
-        if seconds is not None and elapsed > seconds:
-            break
-        # The schedule ends where the budget ends, whichever runs out first.
-        done = max(step / steps, elapsed / seconds if seconds else 0.0)
+    step = 0
+    while (done := budget.progress(step)) < 1.0:
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate * min(1.0, (step + 1) / 20) * poly_factor(done, 1.0)
+            group["lr"] = learning_rate * rate_factor(done, step, warmup=20)
         batch = loader.batch(step)["d1"]
         loss = loss_function(network.logits_from(batch["features"]), batch["label"])
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
-    else:
-        step = steps
+        step += 1
     network.eval()
     return step

@@ -1,0 +1,104 @@
+"""``blosam compare``: methods against each other on the same few images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from blosam.errors import BlosamError
+
+_METHODS = "recommended,blo-sam,joint,unet"
+
+
+def compare(
+    data: Annotated[Path | None, typer.Option(help="Folder with images/ and masks/, or with a dataset.json.")] = None,
+    methods: Annotated[str, typer.Option(help="Names with commas; --list shows them.")] = _METHODS,
+    shots: Annotated[str, typer.Option(help="Numbers of training images, with commas.")] = "2,4,8",
+    seeds: Annotated[int, typer.Option(help="Draws of training images for each number.")] = 3,
+    out: Annotated[Path | None, typer.Option(help="Folder for results; finished runs in it are not repeated.")] = None,
+    encoder: Annotated[str, typer.Option(help="tiny, vit_b, vit_l or vit_h.")] = "tiny",
+    base_weights: Annotated[str, typer.Option(help="auto, random, or the path of a checkpoint.")] = "auto",
+    budget: Annotated[float, typer.Option(help="Seconds of training per run, encoding of the views included.")] = 45.0,
+    max_steps: Annotated[int, typer.Option(help="Updates per run at most.")] = 400,
+    views: Annotated[int, typer.Option(help="Augmented views of each image.")] = 16,
+    views_kind: Annotated[str, typer.Option(help="greyscale (radiographs) or rgb (endoscopy).")] = "greyscale",
+    image_size: Annotated[int, typer.Option(help="Longest side in training, in pixels.")] = 256,
+    labels: Annotated[str, typer.Option(help="Classes of the masks, e.g. lung=1 or lung=1,heart=2.")] = "lung=1",
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...; auto takes a GPU when there is one.")] = "auto",
+    workers: Annotated[int, typer.Option(help="Runs at the same time; they share the processors.")] = 1,
+    list_methods: Annotated[bool, typer.Option("--list", help="Print the methods, one a line, and stop.")] = False,
+) -> None:
+    """Train and measure methods on the same images, views and time; writes results.csv, tables/ and report.html.
+
+    Example: blosam compare --data chest_images --methods recommended,unet --shots 2,4 --out runs/compare
+    """
+    from blosam.compare import approaches
+
+    if list_methods:
+        for name in approaches.names():
+            typer.echo(f"{name:<14} {approaches.get(name).summary}")
+        return
+    if data is None or out is None:
+        raise typer.BadParameter("--data and --out are needed (or --list)")
+    from blosam.compare.options import Options
+    from blosam.compare.runner import compare as run
+
+    options = Options(
+        data=data,
+        out=out,
+        methods=tuple(dict.fromkeys(_words(methods))),
+        shots=tuple(dict.fromkeys(_numbers(shots, "--shots"))),
+        seeds=seeds,
+        encoder=encoder,
+        base_weights=base_weights,
+        budget=budget,
+        max_steps=max_steps,
+        views=views,
+        views_kind=views_kind,
+        image_size=image_size,
+        labels=_labels(labels),
+        device=_device(device),
+    )
+    failures = run(options, workers)
+    summary = out / "tables" / "summary.md"
+    if summary.is_file():
+        typer.echo(summary.read_text(encoding="utf-8"))
+        typer.echo(f"report: {out / 'report.html'}")
+    if failures:
+        raise BlosamError(f"{len(failures)} of {len(options.jobs())} runs failed; run the command again. {failures[0]}")
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _numbers(text: str, option: str) -> list[int]:
+    words = _words(text)
+    if not words or not all(word.isdigit() for word in words):
+        raise BlosamError(f"{option} {text}: not numbers with commas. Give e.g. 2,4,8.")
+    return [int(word) for word in words]
+
+
+def _labels(text: str) -> dict[str, int]:
+    pairs = [word.partition("=") for word in _words(text)]
+    if not pairs or not all(name and value.isdigit() for name, _, value in pairs):
+        raise BlosamError(f"--labels {text}: not name=value pairs. Give e.g. lung=1,heart=2.")
+    return {name: int(value) for name, _, value in pairs}
+
+
+def _device(name: str) -> str:
+    """The device's name, with ``auto`` resolved.
+
+    Raises:
+        BlosamError: when it is not there.
+    """
+    import torch
+
+    from blosam.commands.train import device_override
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    device_override(name)
+    return name

@@ -1,0 +1,3 @@
+"""Methods against each other on the same few images, the same views and the same time: ``blosam compare``."""
+
+from __future__ import annotations

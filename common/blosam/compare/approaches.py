@@ -1,0 +1,257 @@
+"""The registry of what can be compared, and how each of it is trained.
+
+An approach gets a :class:`Task` (the same images, views, seed, time) and gives a :class:`Trained` network. To add one,
+write a function from task to trained network and ``register`` it; nothing else needs to know.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.data import Dataset
+from monai.losses import DiceCELoss
+from torch import nn
+
+from blosam import methods, weights
+from blosam.baselines import UNet, train_unet
+from blosam.compare.budget import Budget, BudgetSchedule
+from blosam.compare.options import Options
+from blosam.data import BilevelLoader, FeatureBank, default_views
+from blosam.engines import BilevelTrainer
+from blosam.errors import BlosamError
+from blosam.networks import BloSam
+
+
+@dataclass(frozen=True)
+class Task:
+    """What every approach gets for one run.
+
+    Args:
+        dataset: the preprocessed training images, ``image`` 3 x S x S and ``label`` 1 x S x S each.
+        options: settings of the comparison.
+        seed: of this run.
+    """
+
+    dataset: Dataset
+    options: Options
+    seed: int
+
+    @property
+    def out_channels(self) -> int:
+        """K + 1."""
+        return len(self.options.labels) + 1
+
+    def bank(self, network: nn.Module) -> FeatureBank:
+        """The views, before encoding: view v of image i is the same picture for every approach."""
+        views = default_views(self.options.views_kind)
+        device = next(network.parameters()).device
+        return FeatureBank(self.dataset, network, views, self.options.views, self.seed, device)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What an approach gives back.
+
+    Args:
+        network: B x 3 x S x S in [0, 1] -> logits B x (K+1) x S x S, with the last weights of the training.
+        steps: updates made.
+        encoding_seconds: time for drawing and encoding the views.
+        training_seconds: time for everything, encoding included.
+        parameters: all of the network's numbers.
+        trained_parameters: those that an optimizer changed.
+        d1: indices of D1 in the training list; empty when all images were used together.
+        d2: indices of D2.
+    """
+
+    network: nn.Module
+    steps: int
+    encoding_seconds: float
+    training_seconds: float
+    parameters: int
+    trained_parameters: int
+    d1: tuple[int, ...] = ()
+    d2: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Approach:
+    """One line of the comparison.
+
+    Args:
+        name: what users type.
+        summary: one line.
+        train: from task to trained network.
+        settings: what the result depends on beyond ``Options.shared_settings``; plain JSON values.
+    """
+
+    name: str
+    summary: str
+    train: Callable[[Task], Trained]
+    settings: Callable[[Options], dict[str, Any]]
+
+
+_REGISTRY: dict[str, Approach] = {}
+
+
+def register(approach: Approach) -> Approach:
+    """Add an approach, or replace the one of that name."""
+    _REGISTRY[approach.name] = approach
+    return approach
+
+
+def names() -> list[str]:
+    """Every registered name, ``recommended`` first."""
+    return list(_REGISTRY)
+
+
+def get(name: str) -> Approach:
+    """The approach of that name.
+
+    Raises:
+        BlosamError: when there is none.
+    """
+    if name not in _REGISTRY:
+        raise BlosamError(f"unknown method '{name}'. Choose among: {', '.join(names())}.")
+    return _REGISTRY[name]
+
+
+def train_preset(name: str, task: Task) -> Trained:
+    """Train one of :data:`blosam.methods.METHODS` with the bilevel trainer.
+
+    Raises:
+        BlosamError: when the base weights are missing or the views use up the time.
+    """
+    options = task.options
+    preset = methods.get(name, options.encoder)
+    network = BloSam(
+        encoder=options.encoder,
+        image_size=options.image_size,
+        out_channels=task.out_channels,
+        rank=preset.rank,
+        prompt=preset.prompt,
+        head=preset.head,
+        trainable=preset.trainable,
+        init_seed=task.seed,
+    )
+    network = weights.load_base(network, options.base_weights).to(options.device)
+    theta = network.weight_parameters(preset.iou_loss_weight > 0)
+    prompt = network.prompt_parameters()
+    budget = Budget(options.budget, options.max_steps)
+    bank = task.bank(network)
+    bank.fill()
+    budget.left()
+    loader = BilevelLoader(bank, preset.batch_size, task.seed, preset.swap_roles, preset.joint)
+    trainer = BilevelTrainer(
+        device=torch.device(options.device),
+        max_epochs=math.ceil(options.max_steps / len(loader)),
+        train_data_loader=loader,
+        network=network,
+        weight_optimizer=torch.optim.AdamW(theta, preset.weight_lr, weight_decay=preset.weight_decay),
+        prompt_optimizer=torch.optim.AdamW(prompt, preset.prompt_lr, weight_decay=preset.weight_decay),
+        loss_function=_loss(),
+        joint=preset.joint,
+        order=preset.order,
+        hypergradient=preset.hypergradient,
+        unroll=preset.unroll,
+        iou_loss_weight=preset.iou_loss_weight,
+        clip_norm=preset.clip_norm,
+        train_handlers=[BudgetSchedule(budget, preset.warmup)],
+    )
+    trainer.run()
+    halves = ((), ()) if preset.joint else (tuple(bank.d1), tuple(bank.d2))
+    return _trained(network.eval(), trainer.state.iteration, bank, budget, [*theta, *prompt], *halves)
+
+
+def train_baseline_unet(task: Task) -> Trained:
+    """Train MONAI's BasicUNet from random weights on all images.
+
+    Raises:
+        BlosamError: when the views use up the time.
+    """
+    options = task.options
+    network = UNet(options.image_size, task.out_channels, init_seed=task.seed).to(options.device)
+    budget = Budget(options.budget, options.max_steps)
+    bank = task.bank(network)
+    bank.fill()
+    steps = train_unet(network, bank, options.max_steps, budget.left(), seed=task.seed)
+    return _trained(network, steps, bank, budget, list(network.parameters()))
+
+
+def _trained(
+    network: nn.Module,
+    steps: int,
+    bank: FeatureBank,
+    budget: Budget,
+    trained: list[nn.Parameter],
+    d1: tuple[int, ...] = (),
+    d2: tuple[int, ...] = (),
+) -> Trained:
+    return Trained(
+        network=network,
+        steps=steps,
+        encoding_seconds=bank.encoding_seconds,
+        training_seconds=budget.elapsed,
+        parameters=sum(p.numel() for p in network.parameters()),
+        trained_parameters=sum(p.numel() for p in trained),
+        d1=d1,
+        d2=d2,
+    )
+
+
+def _loss() -> DiceCELoss:
+    """The loss of the bundles."""
+    return DiceCELoss(
+        softmax=True, squared_pred=True, batch=True, lambda_dice=0.8, lambda_ce=0.2, smooth_nr=1e-5, smooth_dr=1e-5
+    )
+
+
+def _preset_settings(name: str, options: Options) -> dict[str, Any]:
+    """The preset's numbers and the base weights, so that a changed recipe or new weights are noticed."""
+    numbers = asdict(methods.get(name, options.encoder))
+    recipe = numbers.pop("name")
+    for words in ("summary", "source"):
+        numbers.pop(words)
+    base = weights.resolve_base(options.encoder, options.base_weights)
+    return {
+        "recipe": recipe,
+        "encoder": options.encoder,
+        "base_weights": "random" if base is None else base.name,
+        "base_sha256": "" if base is None else _sha256(base, base.stat().st_mtime_ns),
+        **numbers,
+    }
+
+
+@functools.cache
+def _sha256(path: Path, changed: int) -> str:
+    """Digest of a file; ``changed`` makes a rewritten file a new question."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _register_all() -> None:
+    for name in methods.names():
+        if name == "recommended":
+            summary = f"what was measured best for the encoder (tiny: {methods.get(name, 'tiny').name})"
+        else:
+            summary = methods.METHODS[name].summary
+        register(
+            Approach(name, summary, functools.partial(train_preset, name), functools.partial(_preset_settings, name))
+        )
+    register(
+        Approach(
+            "unet",
+            "MONAI's BasicUNet (16-256 features) from random weights, on all images",
+            train_baseline_unet,
+            lambda options: {"recipe": "unet"},
+        )
+    )
+
+
+_register_all()

@@ -1,0 +1,86 @@
+"""Measuring a network on files, at their native resolution, with the transforms the bundles evaluate with."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from monai.data import DataLoader, Dataset
+from monai.engines import SupervisedEvaluator
+from monai.transforms import Activationsd, AsDiscreted, Compose, Invertd, LoadImaged
+from torch import nn
+
+from blosam.data import Canonical2Dd, ResizeLongestPadd
+from blosam.evaluation import PerImageTable
+
+_READER = "blosam.dicom.ClinicalReader"
+
+
+def training_transform(num_classes: int, size: int) -> Compose:
+    """From files to ``image`` 3 x S x S in [0, 1] and ``label`` 1 x S x S.
+
+    Args:
+        num_classes: K.
+        size: S.
+    """
+    return _preprocessing(num_classes, size, ("image", "label"))
+
+
+def evaluation_transforms(num_classes: int, size: int) -> tuple[Compose, Compose]:
+    """Preprocessing that leaves ``label`` on its own grid, and postprocessing of ``pred`` onto that grid.
+
+    Padding and resizing are undone on the logits; softmax and argmax come after.
+    """
+    before = _preprocessing(num_classes, size, ("image",))
+    after = Compose(
+        [
+            Invertd(["pred", "label"], before, ["image", "label"], nearest_interp=False, to_tensor=True),
+            Activationsd("pred", softmax=True),
+            AsDiscreted("pred", argmax=True),
+        ]
+    )
+    return before, after
+
+
+def measure(
+    network: nn.Module, pairs: Sequence[Mapping[str, str]], labels: Mapping[str, int], size: int, device: str
+) -> list[dict[str, Any]]:
+    """One row per image and class.
+
+    Args:
+        network: B x 3 x S x S -> logits B x (K+1) x S x S.
+        pairs: ``{"image": path, "label": path}`` items.
+        labels: class name to value.
+        size: S.
+        device: where the network is.
+
+    Returns:
+        Rows as in :data:`blosam.evaluation.table.COLUMNS`.
+
+    Raises:
+        RuntimeError: when a file cannot be read; the ``BlosamError`` is its cause.
+    """
+    before, after = evaluation_transforms(len(labels), size)
+    with tempfile.TemporaryDirectory() as folder:  # the handler writes a table of its own, which is not needed
+        evaluator = SupervisedEvaluator(
+            device=torch.device(device),
+            val_data_loader=DataLoader(Dataset(list(pairs), before), batch_size=1, num_workers=0),
+            network=network,
+            postprocessing=after,
+            val_handlers=[PerImageTable(folder, labels)],
+        )
+        evaluator.run()
+        return evaluator.state.table["rows"]
+
+
+def _preprocessing(num_classes: int, size: int, resized: tuple[str, ...]) -> Compose:
+    return Compose(
+        [
+            LoadImaged("image", reader=_READER, image_only=True),
+            LoadImaged("label", reader=_READER, mode="label", num_classes=num_classes, image_only=True),
+            Canonical2Dd(("image", "label")),
+            ResizeLongestPadd(resized, size=size),
+        ]
+    )

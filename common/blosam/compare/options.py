@@ -1,0 +1,123 @@
+"""What is compared: the settings that all runs share, and the list of runs."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from blosam.data.datalist import Split, file_stem, load_split
+from blosam.errors import BlosamError
+
+
+class Job(NamedTuple):
+    """One run.
+
+    Args:
+        method: name of the approach.
+        shots: training images.
+        seed: draws images, D1 and D2, views, order and initial weights.
+    """
+
+    method: str
+    shots: int
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """File name of the run without its suffix."""
+        return f"{self.method}_k{self.shots}_s{self.seed}"
+
+
+@dataclass(frozen=True)
+class Options:
+    """Settings of a comparison.
+
+    Args:
+        data: the data folder, see :func:`blosam.data.load_split`.
+        out: where results go.
+        methods: names of approaches.
+        shots: numbers of training images.
+        seeds: number of seeds; 0, 1, ... are used.
+        encoder: encoder of the methods that build on SAM.
+        base_weights: ``auto``, ``random`` or the path of a checkpoint.
+        budget: seconds of training per run, the encoding of the views included.
+        max_steps: updates per run at most.
+        views: augmented views per image.
+        views_kind: ``greyscale`` or ``rgb``.
+        image_size: S, pixels of the longest side in training.
+        labels: foreground classes, name to value 1..K.
+        device: where to train.
+    """
+
+    data: Path
+    out: Path
+    methods: tuple[str, ...]
+    shots: tuple[int, ...] = (2, 4, 8)
+    seeds: int = 3
+    encoder: str = "tiny"
+    base_weights: str = "auto"
+    budget: float = 45.0
+    max_steps: int = 400
+    views: int = 16
+    views_kind: str = "greyscale"
+    image_size: int = 256
+    labels: dict[str, int] = field(default_factory=lambda: {"lung": 1})
+    device: str = "cpu"
+
+    def jobs(self) -> list[Job]:
+        """Every run; all methods of one seed come before the next seed, so partial results are comparable."""
+        return [Job(m, k, seed) for seed in range(self.seeds) for k in self.shots for m in self.methods]
+
+    def split(self, job: Job) -> Split:
+        """The images of a run; the same for every method.
+
+        Raises:
+            BlosamError: when the folder cannot be split so, or no image is left to measure on.
+        """
+        split = load_split(self.data, job.shots, job.seed)
+        if not split["test"]:
+            raise BlosamError(f"{self.data}: {job.shots} shots leave no image to measure on. Give fewer --shots.")
+        return split
+
+    def shared_settings(self) -> dict[str, Any]:
+        """What must be equal for runs to be comparable; names and numbers only, no folders."""
+        return {
+            "data": self.data.resolve().name,
+            "data_digest": _digest(load_split(self.data)),
+            "image_size": self.image_size,
+            "views": self.views,
+            "views_kind": self.views_kind,
+            "budget": self.budget,
+            "max_steps": self.max_steps,
+            "labels": self.labels,
+            "weights": "last",
+        }
+
+    def check(self) -> None:
+        """Find what would stop every run before the first one starts.
+
+        Raises:
+            BlosamError: naming the option to mend.
+        """
+        if not self.methods or not self.shots or self.seeds < 1:
+            raise BlosamError("nothing to compare. Give at least one of --methods, --shots and --seeds.")
+        if min(self.shots) < 2:
+            raise BlosamError(f"--shots {min(self.shots)}: D1 and D2 need an image each. Give 2 or more.")
+        if self.views < 1 or not self.budget > 0 or self.max_steps < 1:
+            raise BlosamError("--views, --budget and --max-steps must be positive. Give larger ones.")
+        if sorted(self.labels.values()) != list(range(1, len(self.labels) + 1)):
+            raise BlosamError(f"--labels {self.labels}: the values must be 1, 2, ... Give e.g. lung=1.")
+        for job in {Job("", k, seed) for k in self.shots for seed in range(self.seeds)}:
+            self.split(job)
+
+
+def _digest(split: Split) -> str:
+    """12 hexadecimal digits that change when images are added, removed, renamed or change in size."""
+    lines = []
+    for part in sorted(split):
+        for pair in split[part]:
+            sizes = [Path(pair[key]).stat().st_size for key in ("image", "label")]
+            lines.append(f"{part} {file_stem(pair['image'])} {sizes}")
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:12]

@@ -1,0 +1,224 @@
+"""Carrying out the runs: one small file each, finished ones skipped, errors noted and passed by."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from blosam.atomicio import atomic_write
+from blosam.bundle import root_cause
+from blosam.compare import approaches
+from blosam.compare.measure import measure, training_transform
+from blosam.compare.options import Job, Options
+from blosam.compare.page import write_page
+from blosam.compare.results import mean_dice, read_run, read_runs, write_run, write_tables
+from blosam.data import FewShotDataset
+from blosam.data.datalist import file_stem
+from blosam.engines.randomness import preserved_rng
+from blosam.errors import BlosamError
+from blosam.evaluation.table import versions
+
+logger = logging.getLogger(__name__)
+
+# What data, memory or numbers may cause; a mistake in the code still ends the comparison.
+_RUN_ERRORS = (ValueError, RuntimeError, OSError, ArithmeticError, MemoryError)
+_TALKATIVE = ("blosam.data", "blosam.evaluation", "blosam.engines", "blosam.weights")
+
+
+def compare(options: Options, workers: int = 1) -> list[str]:
+    """Carry out every run that is not finished yet and write the tables and the report.
+
+    ``OUT/runs/METHOD_kK_sSEED.json`` holds a finished run, ``.failed.txt`` beside it the reason of a failed one
+    (tried again the next time). The tables are renewed after every run and hold all finished runs of the folder.
+
+    Args:
+        options: what to compare.
+        workers: processes; with more than one they share the processors, which a time budget feels.
+
+    Returns:
+        One line per failed run.
+
+    Raises:
+        BlosamError: when an option is wrong, or the folder holds runs that were made with other settings.
+    """
+    options.check()
+    settings = {name: approaches.get(name).settings(options) for name in options.methods}
+    shared = options.shared_settings()
+    finished = _finished(options, shared, settings)
+    waiting = [job for job in options.jobs() if job.name not in finished]
+    if finished:
+        logger.info("%d runs were finished before, %d remain.", len(options.jobs()) - len(waiting), len(waiting))
+    failures = []
+    bar = tqdm(total=len(waiting), desc="comparing", unit="run", disable=None)
+    with _quiet(), logging_redirect_tqdm(), bar:
+        for job, error in _carry_out(options, waiting, workers):
+            if error:
+                failures.append(f"{job.name}: {error}")
+                logger.warning("%s failed: %s", job.name, error)
+            else:
+                write_tables(options.out, read_runs(options.out))
+            bar.update()
+    runs = read_runs(options.out)
+    if runs:
+        write_tables(options.out, runs)
+        write_page(options.out / "report.html", runs)
+    return failures
+
+
+def run_job(options: Options, job: Job) -> dict[str, Any]:
+    """Train and measure once.
+
+    Returns:
+        The record that ``write_run`` writes.
+
+    Raises:
+        BlosamError: when the data or the settings cannot be used.
+    """
+    approach = approaches.get(job.method)
+    split = options.split(job)
+    classes = len(options.labels)
+    dataset = FewShotDataset(split["training"], training_transform(classes, options.image_size), classes, job.seed)
+    with preserved_rng():
+        torch.manual_seed(job.seed + 1)
+        trained = approach.train(approaches.Task(dataset, options, job.seed))
+        started = time.perf_counter()
+        rows = [
+            {"split": part, **row}
+            for part, pairs in (("train", split["training"]), ("test", split["test"]))
+            for row in measure(trained.network, pairs, options.labels, options.image_size, options.device)
+        ]
+        measuring = time.perf_counter() - started
+    names = [file_stem(pair["image"]) for pair in split["training"]]
+    return {
+        **job._asdict(),
+        "shared": options.shared_settings(),
+        "own": approach.settings(options),
+        "training_images": names,
+        "d1": [names[i] for i in trained.d1],
+        "d2": [names[i] for i in trained.d2],
+        "steps": trained.steps,
+        "seconds": {
+            "encoding": round(trained.encoding_seconds, 3),
+            "training": round(trained.training_seconds, 3),
+            "measuring": round(measuring, 3),
+        },
+        "parameters": {"total": trained.parameters, "trained": trained.trained_parameters},
+        "machine": {"device": torch.device(options.device).type, "threads": torch.get_num_threads()},
+        "versions": versions(),
+        "rows": rows,
+    }
+
+
+def _attempt(options: Options, job: Job) -> str:
+    """Carry out one run and write its file; returns the reason when it failed, else an empty text."""
+    target, failed = _paths(options.out, job)
+    try:
+        record = run_job(options, job)
+    except _RUN_ERRORS as error:
+        logger.debug("%s", job.name, exc_info=True)
+        cause = root_cause(error)
+        kind = "" if isinstance(cause, BlosamError) else f"{type(cause).__name__}: "
+        return _note_failure(failed, f"{kind}{cause}")
+    write_run(target, record)
+    failed.unlink(missing_ok=True)
+    logger.info(
+        "%s: test Dice %.3f, train Dice %.3f, %d steps in %.1f s (%.1f s encoding)", job.name,
+        mean_dice(record["rows"], "test"), mean_dice(record["rows"], "train"), record["steps"],
+        record["seconds"]["training"], record["seconds"]["encoding"],
+    )  # fmt: skip
+    return ""
+
+
+def _carry_out(options: Options, jobs: list[Job], workers: int) -> Iterator[tuple[Job, str]]:
+    """Every job with the reason of its failure (empty when it succeeded), in the order in which they end."""
+    if workers <= 1:
+        for job in jobs:
+            yield job, _attempt(options, job)
+        return
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    context = multiprocessing.get_context("spawn")  # a forked PyTorch may hang in its thread pool
+    with ProcessPoolExecutor(workers, context, _start_worker, (threads, logger.getEffectiveLevel())) as pool:
+        futures = {pool.submit(_attempt, options, job): job for job in jobs}
+        for future in as_completed(futures):
+            job = futures[future]
+            try:
+                yield job, future.result()
+            except BrokenProcessPool:
+                reason = "its process was ended from outside, usually for lack of memory. Give fewer --workers."
+                yield job, _note_failure(_paths(options.out, job)[1], reason)
+
+
+def _start_worker(threads: int, level: int) -> None:
+    """Settings of a worker process: its share of the processors, and the command's way of logging."""
+    torch.set_num_threads(threads)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("blosam").setLevel(level)
+    for name in ("ignite", "monai"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _finished(options: Options, shared: dict[str, Any], settings: dict[str, dict[str, Any]]) -> set[str]:
+    """Names of the finished runs in the folder.
+
+    Raises:
+        BlosamError: when one of them was made with other settings, so that it cannot stand beside new ones.
+    """
+    found = set()
+    for path in sorted((options.out / "runs").glob("*.json")):
+        record = read_run(path)
+        pairs = [(record["shared"], shared)]
+        if record["method"] in settings:
+            pairs.append((record["own"], settings[record["method"]]))
+        for old, new in pairs:
+            for key in sorted(old.keys() | new.keys()):
+                if old.get(key) != new.get(key):
+                    raise BlosamError(
+                        f"{path}: made with {key} {_shown(old.get(key))}, now it is {_shown(new.get(key))}. "
+                        "Give another --out, or delete that file."
+                    )
+        found.add(path.stem)
+    return found
+
+
+def _shown(value: Any) -> str:
+    return str(value)[:40]
+
+
+def _paths(out: Path, job: Job) -> tuple[Path, Path]:
+    return out / "runs" / f"{job.name}.json", out / "runs" / f"{job.name}.failed.txt"
+
+
+def _note_failure(path: Path, reason: str) -> str:
+    reason = " ".join(reason.split())
+    with atomic_write(path, "w") as file:
+        file.write(reason + "\n")
+    return reason
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what single trainings log out of the progress of the comparison, unless it was asked for (-v)."""
+    loggers = [logging.getLogger(name) for name in _TALKATIVE]
+    levels = [item.level for item in loggers]
+    if logging.getLogger().getEffectiveLevel() > logging.INFO:
+        for item in loggers:
+            item.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for item, level in zip(loggers, levels, strict=True):
+            item.setLevel(level)
