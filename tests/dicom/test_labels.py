@@ -113,9 +113,7 @@ def test_empty_and_full_masks(tmp_path):
 
 
 def test_dicom_masks_are_stored_values(tmp_path, mask, write_dicom):
-    write_dicom(
-        tmp_path / "m.dcm", mask, PhotometricInterpretation="MONOCHROME1", WindowCenter="1", WindowWidth="9"
-    )
+    write_dicom(tmp_path / "m.dcm", mask, PhotometricInterpretation="MONOCHROME1", WindowCenter="1", WindowWidth="9")
     np.testing.assert_array_equal(label(tmp_path / "m.dcm"), mask.T)
 
 

@@ -192,6 +192,8 @@ def test_single_pixel_constant_and_nan_are_refused(tmp_path, grey, write_dicom):
     refuse(tmp_path / "dot.png", "1 x 1")
     Image.fromarray(np.full((9, 9), 7, np.uint8)).save(tmp_path / "flat.png")
     refuse(tmp_path / "flat.png", "every pixel has the value 7")
+    Image.new("RGB", (9, 9), (1, 2, 3)).save(tmp_path / "colour.png")
+    refuse(tmp_path / "colour.png", "every pixel has the value 1 2 3")
     write_dicom(tmp_path / "flat.dcm", np.full((9, 9), 7, np.uint16))
     refuse(tmp_path / "flat.dcm", "every pixel has the value 7")
     broken = grey.T.astype(np.float32)

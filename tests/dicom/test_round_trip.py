@@ -171,9 +171,7 @@ def test_validation_chain_brings_the_label_to_the_same_grid(tmp_path, half_brigh
     item = before({"image": str(tmp_path / "a.png"), "label": str(tmp_path / "m.png")})
     assert item["label"].shape == (1, 40, 90)
     item["pred"] = threshold_network(item["image"][None])[0]
-    undo = Invertd(
-        keys=["pred", "label"], orig_keys=["image", "label"], transform=before, nearest_interp=False
-    )
+    undo = Invertd(keys=["pred", "label"], orig_keys=["image", "label"], transform=before, nearest_interp=False)
     item = undo(item)
     assert item["pred"].shape == (2, 90, 40) and item["label"].shape == (1, 90, 40)
     compare(item["pred"].argmax(0).T.numpy(), item["label"][0].T.numpy() > 0)

@@ -63,13 +63,9 @@ class FeatureBank:
         amp_dtype: torch.dtype | None = None,
     ) -> None:
         if num_views != "auto" and not (isinstance(num_views, int) and num_views >= 1):
-            raise BlosamError(
-                f"num_views is {num_views!r}, but must be auto or a whole number from 1. Set num_views."
-            )
+            raise BlosamError(f"num_views is {num_views!r}, but must be auto or a whole number from 1. Set num_views.")
         if dtype not in DTYPES:
-            raise BlosamError(
-                f"The feature bank cannot keep {dtype}. Use one of {', '.join(map(str, DTYPES))}."
-            )
+            raise BlosamError(f"The feature bank cannot keep {dtype}. Use one of {', '.join(map(str, DTYPES))}.")
         self.dataset = dataset
         self.network = network
         self.views = views
@@ -216,9 +212,7 @@ class FeatureBank:
             for image in range(len(self)):
                 item = self.dataset[image]
                 for first in range(0, count, chunk):
-                    drawn = [
-                        self._view(item, image, view) for view in range(first, min(first + chunk, count))
-                    ]
+                    drawn = [self._view(item, image, view) for view in range(first, min(first + chunk, count))]
                     features.append(self._encode(torch.stack([d["image"] for d in drawn])))
                     labels.append(soft_labels(torch.stack([d["label"] for d in drawn]), channels, size))
                     bar.update(len(drawn))

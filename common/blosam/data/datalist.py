@@ -61,9 +61,7 @@ def load_split(
     """
     folder = Path(os.path.abspath(dataset_dir))
     if not folder.is_dir():
-        raise BlosamError(
-            f"{dataset_dir}: there is no such folder. Set dataset_dir to the folder of your data."
-        )
+        raise BlosamError(f"{dataset_dir}: there is no such folder. Set dataset_dir to the folder of your data.")
     listed = (folder / "dataset.json").is_file()
     split, groups = _listed_parts(folder) if listed else _paired_files(folder)
     available = len(split["training"])
@@ -145,9 +143,7 @@ def _paired_files(folder: Path) -> tuple[Split, list[str]]:
     images = _by_stem(folder / "images", folder)
     masks = _by_stem(folder / "masks", folder)
     if not images:
-        raise BlosamError(
-            f"{folder / 'images'}: there are no images. Put PNG, JPEG, NIfTI or DICOM files there."
-        )
+        raise BlosamError(f"{folder / 'images'}: there are no images. Put PNG, JPEG, NIfTI or DICOM files there.")
     alone = sorted(set(images) - set(masks))
     if alone:
         raise BlosamError(
@@ -176,9 +172,7 @@ def _by_stem(folder: Path, parent: Path) -> dict[str, Path]:
             continue
         stem = file_stem(path)
         if stem in files:
-            raise BlosamError(
-                f"{path}: {files[stem].name} has the same name. Rename or remove one of the two."
-            )
+            raise BlosamError(f"{path}: {files[stem].name} has the same name. Rename or remove one of the two.")
         files[stem] = path
     return files
 
@@ -212,9 +206,7 @@ def _read_groups(index: Path, stems: list[str]) -> list[str]:
     for row in rows:
         stem, group = file_stem((row["name"] or "").strip()), (row[column] or "").strip()
         if known.setdefault(stem, group) != group:
-            raise BlosamError(
-                f"{index}: {stem} is in the groups {known[stem]} and {group}. Keep one of the rows."
-            )
+            raise BlosamError(f"{index}: {stem} is in the groups {known[stem]} and {group}. Keep one of the rows.")
     missing = [stem for stem in stems if not known.get(stem)]
     if missing:
         raise BlosamError(
@@ -263,9 +255,7 @@ def _listed_pair(path: Path, part: str, entry: Mapping[str, Any]) -> Pair:
     return pair
 
 
-def _draw_groups(
-    pairs: list[Pair], groups: list[str], count: int, seed: int
-) -> tuple[list[Pair], list[Pair]]:
+def _draw_groups(pairs: list[Pair], groups: list[str], count: int, seed: int) -> tuple[list[Pair], list[Pair]]:
     """The first ``count`` images of shuffled groups, and all images of the groups that were not needed."""
     members: dict[str, list[Pair]] = {}
     for pair, group in zip(pairs, groups, strict=True):

@@ -49,9 +49,7 @@ class BilevelLoader:
         if batch_size < 1:
             raise BlosamError(f"batch_size is {batch_size}, but at least 1 image is needed. Set batch_size.")
         if joint and swap_roles:
-            raise BlosamError(
-                "joint and swap_roles are both true, but joint training has no roles. Set one to false."
-            )
+            raise BlosamError("joint and swap_roles are both true, but joint training has no roles. Set one to false.")
         self.bank = bank
         self.batch_size = batch_size
         self.seed = int(seed)
@@ -80,9 +78,7 @@ class BilevelLoader:
         Returns:
             ``d1`` and, unless joint, ``d2``: each the ``features`` and ``label`` of ``FeatureBank.get``.
         """
-        return {
-            level: self.bank.get(images, views) for level, (images, views) in self.plan(iteration).items()
-        }
+        return {level: self.bank.get(images, views) for level, (images, views) in self.plan(iteration).items()}
 
     def plan(self, iteration: int) -> dict[str, Plan]:
         """Image and view indices of one iteration; fills the bank first, which settles ``num_views``."""

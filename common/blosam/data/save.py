@@ -69,9 +69,7 @@ class SaveImaged(monai.transforms.SaveImaged):
         if output_ext and not output_ext.startswith("."):
             output_ext = f".{output_ext}"
         if output_ext and output_ext.lower() not in NIFTI + RASTER:
-            raise BlosamError(
-                f"Masks cannot be saved as {output_ext}. Use one of {', '.join(NIFTI + RASTER)}."
-            )
+            raise BlosamError(f"Masks cannot be saved as {output_ext}. Use one of {', '.join(NIFTI + RASTER)}.")
         super().__init__(
             keys,
             output_dir=output_dir,
@@ -112,6 +110,7 @@ class SaveImaged(monai.transforms.SaveImaged):
             with atomic_path(path) as temporary:
                 _write(array, meta, temporary, self.output_dtype)
             logger.debug("Saved %s.", path)
+            self.saver._data_index += 1  # names results whose source is unknown
             if self.savepath_in_metadict:
                 meta["saved_to"] = str(path)
         return d
@@ -158,8 +157,6 @@ def _write(array: np.ndarray, meta: Mapping[str, Any], path: Path, dtype: np.dty
     if array.ndim > 2 and array.shape[2] == 1:
         array = array[:, :, 0]
     if array.ndim > 2 and array.shape[2] != 3:
-        raise BlosamError(
-            f"{path.name}: a picture cannot hold {array.shape[2]} channels. Save it as .nii.gz."
-        )
+        raise BlosamError(f"{path.name}: a picture cannot hold {array.shape[2]} channels. Save it as .nii.gz.")
     pixels = array.astype(np.uint16 if dtype == np.uint16 else np.uint8)
     Image.fromarray(np.ascontiguousarray(np.swapaxes(pixels, 0, 1))).save(path)

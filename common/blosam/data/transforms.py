@@ -48,9 +48,7 @@ class Canonical2Dd(MapTransform, InvertibleTransform):
         label_keys: KeysCollection = (LABEL_KEY,),
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.label_keys = (
-            ensure_tuple_rep(label_keys, 1) if isinstance(label_keys, str) else tuple(label_keys)
-        )
+        self.label_keys = ensure_tuple_rep(label_keys, 1) if isinstance(label_keys, str) else tuple(label_keys)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Transform the entries ``keys`` of one item."""
@@ -101,18 +99,14 @@ class ResizeLongestPadd(MapTransform, InvertibleTransform):
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         if size < 16:
-            raise BlosamError(
-                f"The image size is {size}, but at least 16 pixels are needed. Set a larger size."
-            )
+            raise BlosamError(f"The image size is {size}, but at least 16 pixels are needed. Set a larger size.")
         if mode is None:
             mode = ["label" if key == LABEL_KEY else "image" for key in self.keys]
         self.size = int(size)
         self.modes = tuple(RESIZE_MODES.get(m, m) for m in ensure_tuple_rep(mode, len(self.keys)))
         for chosen in self.modes:
             if chosen not in RESIZE_MODES.values():
-                raise BlosamError(
-                    f"There is no resize mode {chosen!r}. Use one of {', '.join(RESIZE_MODES)}."
-                )
+                raise BlosamError(f"There is no resize mode {chosen!r}. Use one of {', '.join(RESIZE_MODES)}.")
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Transform the entries ``keys`` of one item."""

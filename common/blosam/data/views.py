@@ -226,9 +226,7 @@ class RandColourd(_View):
         prob: how often.
     """
 
-    def __init__(
-        self, keys: KeysCollection, saturation: float = 0.3, balance: float = 0.1, prob: float = 1.0
-    ) -> None:
+    def __init__(self, keys: KeysCollection, saturation: float = 0.3, balance: float = 0.1, prob: float = 1.0) -> None:
         super().__init__(keys, prob)
         self.saturation, self.balance = saturation, balance
 
@@ -268,9 +266,7 @@ class RandBlurd(_View):
         """Convolve rows and columns; equal channels are convolved once."""
         source = (content[:1] if is_grey(content) else content)[:, None]
         widened = F.pad(source, [self._reach] * 4, mode="reflect")
-        blurred = F.conv2d(
-            F.conv2d(widened, self._kernel[None, None, None]), self._kernel[None, None, :, None]
-        )
+        blurred = F.conv2d(F.conv2d(widened, self._kernel[None, None, None]), self._kernel[None, None, :, None])
         return blurred[:, 0].expand(content.shape[0], -1, -1)
 
 

@@ -46,9 +46,7 @@ def class_mask(path: str | os.PathLike, picture: Picture, num_classes: int | Non
         return (values == 255).astype(np.uint8)
     listed = ", ".join(f"{value:g}" for value in found[:_LISTED]) + (", ..." if len(found) > _LISTED else "")
     allowed = "0 and 255, or 0 and 1" if num_classes == 1 else f"the classes 0 to {num_classes}"
-    raise BlosamError(
-        f"{path}: the mask has the values {listed}, but only {allowed} are allowed. Correct it."
-    )
+    raise BlosamError(f"{path}: the mask has the values {listed}, but only {allowed} are allowed. Correct it.")
 
 
 def _single_channel(path: str | os.PathLike, picture: Picture) -> np.ndarray:
@@ -70,9 +68,7 @@ def _threshold(path: str | os.PathLike, values: np.ndarray, num_classes: int | N
         raise BlosamError(f"{path}: a JPEG mask cannot hold {num_classes} classes. Save it as PNG.")
     highest = int(values.max())
     if 0 < highest <= JPEG_THRESHOLD // 2 and num_classes is not None:
-        raise BlosamError(
-            f"{path}: the JPEG mask only reaches {highest}, not 255. Save it as PNG with 0 and 255."
-        )
+        raise BlosamError(f"{path}: the JPEG mask only reaches {highest}, not 255. Save it as PNG with 0 and 255.")
     if not np.isin(values, (0, 255)).all() and str(path) not in _warned:
         _warned.add(str(path))
         logger.warning("%s: JPEG mask, thresholded at %d; PNG keeps masks exact.", path, JPEG_THRESHOLD)

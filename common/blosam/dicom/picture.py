@@ -62,13 +62,9 @@ def check_size(path: str | os.PathLike, columns: int, rows: int) -> None:
         BlosamError: below 2 x 2 pixels or above 100 megapixels.
     """
     if columns < 2 or rows < 2:
-        raise BlosamError(
-            f"{path}: the image is {columns} x {rows} pixels, below 2 x 2. Replace or remove it."
-        )
+        raise BlosamError(f"{path}: the image is {columns} x {rows} pixels, below 2 x 2. Replace or remove it.")
     if columns * rows > MAX_PIXELS:
-        raise BlosamError(
-            f"{path}: the image is {columns} x {rows} pixels, more than 100 megapixels. Make it smaller."
-        )
+        raise BlosamError(f"{path}: the image is {columns} x {rows} pixels, more than 100 megapixels. Make it smaller.")
 
 
 def check_values(path: str | os.PathLike, values: np.ndarray) -> None:
@@ -80,8 +76,8 @@ def check_values(path: str | os.PathLike, values: np.ndarray) -> None:
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         count = int((~np.isfinite(values)).sum())
         raise BlosamError(f"{path}: {count} pixel(s) are NaN or infinite. Replace them or remove the image.")
-    if values.min() == values.max():
+    if (values == values[:1, :1]).all():
+        value = " ".join(f"{channel:g}" for channel in np.atleast_1d(values[0, 0]))
         raise BlosamError(
-            f"{path}: every pixel has the value {values.flat[0]:g}, there is nothing to segment. "
-            "Replace or remove the image."
+            f"{path}: every pixel has the value {value}, there is nothing to segment. Replace or remove the image."
         )

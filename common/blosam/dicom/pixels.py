@@ -134,9 +134,7 @@ def _check_header(path: str | os.PathLike, header: pydicom.Dataset) -> None:
         raise _unreadable(path, error) from error
     check_size(path, columns, rows)
     if frames > 1:
-        raise BlosamError(
-            f"{path}: the DICOM file holds {frames} frames. Save each frame as a file of its own."
-        )
+        raise BlosamError(f"{path}: the DICOM file holds {frames} frames. Save each frame as a file of its own.")
     syntax = header.file_meta.TransferSyntaxUID
     if syntax.is_compressed:
         raise BlosamError(f"{path}: the pixels are compressed ({syntax.name}). Decompress the file first.")

@@ -25,6 +25,8 @@ _DECODE_ERRORS = (
     struct.error,
     zlib.error,
 )
+# Not everything Pillow could open: some formats, such as EPS, would start other programs.
+_FORMATS = ("PNG", "JPEG", "JPEG2000", "BMP", "TIFF", "GIF", "WEBP", "PPM")
 _GREY_8 = ("1", "L")
 _DEEP = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
 
@@ -50,20 +52,16 @@ def read_raster(path: str | os.PathLike, label: bool = False) -> Picture:
         with warnings.catch_warnings():
             # Pillow warns from 89 megapixels on; our own limit is checked right after opening.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(path)
+            image = Image.open(path, formats=_FORMATS)
     except Image.DecompressionBombError as error:
-        raise BlosamError(
-            f"{path}: more than {MAX_PIXELS // 10**6} megapixels. Make the image smaller."
-        ) from error
+        raise BlosamError(f"{path}: more than {MAX_PIXELS // 10**6} megapixels. Make the image smaller.") from error
     except _DECODE_ERRORS as error:
         raise _unreadable(path, error) from error
     with image:
         check_size(path, *image.size)
         frames = getattr(image, "n_frames", 1)
         if frames > 1 and image.format in ("TIFF", "GIF", "PNG", "WEBP"):
-            raise BlosamError(
-                f"{path}: the file holds {frames} frames. Save each frame as a file of its own."
-            )
+            raise BlosamError(f"{path}: the file holds {frames} frames. Save each frame as a file of its own.")
         try:
             values = _values(image, label)
         except _DECODE_ERRORS as error:

@@ -53,9 +53,7 @@ class ClinicalReader(ImageReader):
         if mode not in MODES:
             raise BlosamError(f"ClinicalReader has no mode {mode!r}. Use one of {', '.join(MODES)}.")
         if num_classes is not None and not 1 <= num_classes <= 254:
-            raise BlosamError(
-                f"num_classes is {num_classes}, but masks can hold 1 to 254 classes. Set num_classes."
-            )
+            raise BlosamError(f"num_classes is {num_classes}, but masks can hold 1 to 254 classes. Set num_classes.")
         self.mode = mode
         self.num_classes = num_classes
 
@@ -130,9 +128,7 @@ def _single(data: Sequence[PathLike] | PathLike) -> Path:
     """The one path in what MONAI passes to a reader."""
     paths = [data] if isinstance(data, (str, os.PathLike)) else list(data)
     if len(paths) != 1:
-        raise BlosamError(
-            f"{len(paths)} files were given as one image. Give each image as a file of its own."
-        )
+        raise BlosamError(f"{len(paths)} files were given as one image. Give each image as a file of its own.")
     return Path(paths[0])
 
 
