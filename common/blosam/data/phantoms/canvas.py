@@ -137,7 +137,8 @@ def blur(image: np.ndarray, sigma: float) -> np.ndarray:
         return ndimage.gaussian_filter(image, spatial, truncate=3.0)
     factor = max(2, int(sigma / 2))
     height, width = image.shape[:2]
-    padded = np.pad(image, [(0, -height % factor), (0, -width % factor)] + [(0, 0)] * (image.ndim - 2), mode="symmetric")
+    missing = [(0, -height % factor), (0, -width % factor)] + [(0, 0)] * (image.ndim - 2)
+    padded = np.pad(image, missing, mode="symmetric")
     rows, columns = padded.shape[0] // factor, padded.shape[1] // factor
     small = padded.reshape(rows, factor, columns, factor, *image.shape[2:]).mean(axis=(1, 3), dtype=np.float32)
     # Averaging blocks and interpolating between them blur as well: factor^2 / 12 + factor^2 / 6 of the variance.
@@ -170,11 +171,12 @@ class Strokes:
 
     Args:
         shape: H, W of the final layer. Coordinates are pixels of the final layer, (x, y).
+        ground: value 0..1 of the empty layer.
     """
 
-    def __init__(self, shape: tuple[int, int]) -> None:
+    def __init__(self, shape: tuple[int, int], ground: float = 0.0) -> None:
         self.shape = shape
-        self.picture = Image.new("L", (shape[1] * 2, shape[0] * 2))
+        self.picture = Image.new("L", (shape[1] * 2, shape[0] * 2), round(ground * 255))
         self.draw = ImageDraw.Draw(self.picture)
 
     def line(self, points: np.ndarray, width: float, value: float = 1.0) -> None:

@@ -27,7 +27,7 @@ class Frame:
         self.shape = shape
         longest = max(shape)
         extent = min(shape[0], shape[1] * chance.between(0.9, 1.15)) / longest
-        height = chance.between(0.55, 0.95) + (chance.between(0.0, 0.3) if chance.happens(0.15) else 0.0)
+        height = chance.between(0.58, 1.0) + (chance.between(0.0, 0.3) if chance.happens(0.15) else 0.0)
         self.height = height * extent
         self.stretch = chance.between(0.82, 1.16)
         self.angle = chance.between(-0.09, 0.09) * (2.0 if chance.happens(0.1) else 1.0)
@@ -98,13 +98,13 @@ class Thorax:
     def _draw_mediastinum(self, chance: Chance) -> None:
         v = self.heights
         width = np.empty((2, ENTRIES))
-        base, waist = chance.between(0.075, 0.12), chance.between(0.1, 0.16)
+        base, waist = chance.between(0.07, 0.115), chance.between(0.085, 0.14)
         for side in range(2):
             width[side] = base + (waist - base) * np.clip((v - 0.2) / 0.5, 0, 1)
             width[side] += chance.between(0.0, 0.06) * np.exp(-(((v - chance.between(0.4, 0.5)) / 0.1) ** 2))
-        width[1] += chance.between(0.01, 0.1) * np.exp(-(((v - chance.between(0.24, 0.33)) / 0.06) ** 2))
+        width[1] += chance.between(0.01, 0.08) * np.exp(-(((v - chance.between(0.24, 0.33)) / 0.06) ** 2))
         width[0] += chance.between(0.0, 0.05) * np.exp(-(((v - 0.2) / 0.15) ** 2))
-        if chance.happens(0.15):
+        if chance.happens(0.1):
             width += chance.between(0.02, 0.12) * np.exp(-(((v - 0.25) / 0.2) ** 2))
         self.mediastinum = self.a - self.by_height(width)
         large = chance.between(1.0, 1.35) if chance.happens(0.25) else 1.0
@@ -132,7 +132,7 @@ class Thorax:
         lateral, medial, base = (np.empty((2, ENTRIES)) for _ in range(3))
         peak, power = chance.between(0.68, 0.92), chance.between(1.7, 2.5)
         inner_top, inner_base = chance.between(0.05, 0.09), chance.between(0.07, 0.13)
-        rise, lean, top = chance.between(0.09, 0.27), chance.between(1.8, 3.2), chance.between(0.38, 0.58)
+        rise, lean, top = chance.between(0.1, 0.3), chance.between(1.8, 3.0), chance.between(0.38, 0.58)
         slope = chance.between(0.05, 0.4)
         higher = np.array([chance.between(0.0, 0.06), chance.between(-0.01, 0.03)])
         for side in range(2):
@@ -158,7 +158,7 @@ class Thorax:
     def _draw_body(self, chance: Chance) -> None:
         neck, shoulder = chance.between(0.17, 0.26), chance.between(0.75, 1.15)
         top, slope = chance.between(-0.22, -0.08), chance.between(0.1, 0.24)
-        flesh = chance.between(0.05, 0.16) + (chance.between(0.0, 0.25) if chance.happens(0.2) else 0.0)
+        flesh = chance.between(0.05, 0.2) + (chance.between(0.0, 0.25) if chance.happens(0.2) else 0.0)
         armpit = chance.between(0.25, 0.5)
         width = np.empty((2, ENTRIES))
         for side in range(2):
@@ -201,11 +201,13 @@ class Thorax:
         bubbles = [(chance.between(0.2, 0.4), 0.06)] if chance.happens(0.7) else []
         if chance.happens(0.35):
             bubbles += [(chance.between(-0.35, 0.45), chance.between(0.08, 0.25)) for _ in range(chance.integer(1, 4))]
+        ragged = smooth_noise(chance, self.v.shape, 0.05) * np.float32(chance.between(0.1, 0.4)) if bubbles else 0
         for across, down in bubbles:
             height = float(np.interp(abs(across), self.distances, self._base_at(across)))
-            radii = (chance.between(0.04, 0.13), chance.between(0.03, 0.07))
+            radii = (chance.between(0.04, 0.14), chance.between(0.03, 0.08))
             squared = ellipse(self.u, self.v, (across, height + down + radii[1]), radii, chance.between(-0.4, 0.4))
-            gas = np.maximum(gas, np.clip((1 - squared) * np.float32(chance.between(1.0, 3.0)), 0, 1))
+            squared += ragged
+            gas = np.maximum(gas, np.clip((1 - squared) * np.float32(chance.between(0.6, 2.5)), 0, 1))
         return gas * soft(0.015 - self.below, 0.01)
 
     def _base_at(self, across: float) -> np.ndarray:

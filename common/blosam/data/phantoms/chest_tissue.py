@@ -105,13 +105,15 @@ def lung_attenuation(chance: Chance, thorax: Thorax) -> np.ndarray:
 def _ribs(chance: Chance, thorax: Thorax) -> tuple[np.ndarray, np.ndarray]:
     """Posterior and anterior ribs: attenuation H x W and the posterior ribs as a mask."""
     a, v, wall = thorax.a, thorax.v, thorax.lateral
-    spacing = chance.between(0.085, 0.115)
+    spacing = chance.between(0.075, 0.108)
     half = spacing * chance.between(0.2, 0.31)
     relative = a / (np.float32(0.6 * thorax.wall.mean()) + np.float32(0.4) * np.maximum(wall, 0.2))
     drop = np.float32(chance.between(0.1, 0.26)) + np.float32(chance.between(0.0, 0.2)) * v
     curve = np.float32(chance.between(-0.16, 0.0)) * relative + drop * relative * relative
     posterior, rib = _bands(chance, thorax, (v - curve - chance.between(-0.04, 0.04)) / spacing, spacing, half)
     reach = soft(a - wall - 0.03, 0.02) * soft(0.04 - a, 0.03)
+    # Below the domes the abdomen hides ribs on most exposures.
+    reach *= 1 - np.clip(thorax.below * 8, 0, 1) * np.float32(chance.between(0.2, 1.0))
     tangential = 1 / np.sqrt(np.maximum(1.15 - (a / np.maximum(wall, 0.05)) ** 2, 0.12))
     total = posterior * reach * np.minimum(tangential, 2.2) * np.float32(chance.between(0.04, 0.17))
     steep = chance.between(0.5, 1.0)
@@ -142,7 +144,7 @@ def _bands(
     width = halves.take(index)
     ratio = across / width
     inside = soft(across - width, 0.012)
-    return inside * (0.65 + 0.35 * ratio * ratio) * strength.take(index), (ratio < 1) & (strength.take(index) > 0)
+    return inside * (0.5 + 0.5 * ratio * ratio) * strength.take(index), (ratio < 1) & (strength.take(index) > 0)
 
 
 def _clavicles(chance: Chance, thorax: Thorax) -> np.ndarray:
@@ -181,14 +183,14 @@ def add_bones(chance: Chance, thorax: Thorax) -> tuple[np.ndarray, dict[str, np.
     ribs, rib_mask = _ribs(chance, thorax)
     clavicle = _clavicles(chance, thorax)
     rim = 0.6 + 0.4 * np.exp(-np.abs(clavicle) / 0.008)
-    total = ribs + soft(clavicle, 0.012) * rim * np.float32(chance.between(0.05, 0.22))
+    total = ribs + soft(clavicle, 0.012) * rim * np.float32(chance.between(0.06, 0.25))
     total += _shoulder_blades(chance, thorax)
     half, period = chance.between(0.045, 0.065), chance.between(0.07, 0.1)
     spine = thorax.a - np.float32(half)
     wave = np.cos(thorax.v * np.float32(2 * np.pi / period))
     column = soft(spine, 0.02) * (0.8 + 0.2 * wave)
     pedicle = np.exp(-(((thorax.a - 0.6 * half) / 0.012) ** 2)) * np.clip(wave, 0, 1)
-    total += (column + 0.25 * pedicle) * np.float32(chance.between(0.04, 0.3))
+    total += (column + 0.25 * pedicle) * np.float32(chance.between(0.02, 0.2))
     body = np.minimum(thorax.body_depth * 4, 1)
     overlays = {"ribs": rib_mask, "clavicles": clavicle < 0, "spine": spine < 0}
     return (total * body).astype(np.float32), overlays

@@ -186,15 +186,15 @@ def _lower_jaw(chance: Chance, frame: _Frame) -> tuple[np.ndarray, np.ndarray]:
     ]
     left = [[-x * chance.between(0.97, 1.03), y + chance.between(-2, 2)] for x, y in right[::-1]]
     outline = [[0, chin], *right, [0, ridge], *left]
-    strokes = Strokes(frame.shape)
+    # One layer for both: 0.25 is neutral, the border brighter, the canal darker.
+    strokes = Strokes(frame.shape, 0.25)
     border = curve(np.array([*left[-5:], [0, chin], *right[:5]], dtype=np.float64), 8)
     strokes.line(frame.pixels(border), chance.between(2.0, 4.5) * frame.unit)
-    canal = Strokes(frame.shape)
     for sign in (-1, 1):
         path = np.array([[angle_x - 14, top + 35], [angle_x - 18, angle_y - 16], [55, 0.55 * chin], [34, 0.62 * chin]])
-        canal.line(frame.pixels(curve(path * [sign, 1])), 3 * frame.unit)
+        strokes.line(frame.pixels(curve(path * [sign, 1])), 3 * frame.unit, 0.0)
     jaw = _filled(frame, outline, 0.8)
-    cortex = strokes.layer(0.7 * frame.unit) * jaw - 0.3 * canal.layer(0.8 * frame.unit)
+    cortex = (strokes.layer(0.7 * frame.unit) - 0.25) * jaw
     return jaw, cortex
 
 
@@ -212,24 +212,10 @@ def _background(chance: Chance, frame: _Frame, x: np.ndarray, y: np.ndarray) -> 
     """Everything but teeth: attenuation, and coverage of lower jaw, upper jaw and body (all H x W)."""
     jaw, cortex = _lower_jaw(chance, frame)
     floor, half = chance.between(-34, -26), chance.between(56, 72)
-    maxilla = _filled(
-        frame,
-        [
-            [0, -7],
-            [28, -9],
-            [half, -14],
-            [half + 6, floor + 2],
-            [half - 6, floor - 14],
-            [20, floor - 6],
-            [0, floor - 4],
-            [-20, floor - 6],
-            [6 - half, floor - 14],
-            [-half - 6, floor + 2],
-            [-half, -14],
-            [-28, -9],
-        ],
-        1.5,
+    right = np.array(
+        [[28, -9], [half, -14], [half + 6, floor + 2], [half - 6, floor - 14], [20, floor - 6]], dtype=np.float64
     )
+    maxilla = _filled(frame, [[0, -7], *right, [0, floor - 4], *(right[::-1] * [-1, 1])], 1.5)
     a = np.abs(x)
     far = soft(a + np.maximum(y - 10, 0) * np.float32(chance.between(0.3, 1.0)) - chance.between(98, 125), 18)
     body = far * soft(y - chance.between(46, 62), 10)
@@ -264,7 +250,7 @@ def _background(chance: Chance, frame: _Frame, x: np.ndarray, y: np.ndarray) -> 
     total -= throat * np.float32(chance.between(0.0, 0.22))
     bite = np.exp(-(((y + 0.0016 * x * x) / chance.between(2, 7)) ** 2)) * soft(a - 60, 25)
     total -= bite * np.float32(chance.between(0.0, 0.25))
-    total += texture(chance, frame.shape, 0.1, 3) * np.float32(chance.between(0.005, 0.05)) * body
+    total += texture(chance, frame.shape, 0.1, 2) * np.float32(chance.between(0.005, 0.05)) * body
     total += smooth_noise(chance, frame.shape, 0.4) * np.float32(chance.between(0.0, 0.06))
     column, row = pixel_grid(frame.shape)
     total += (column * column + row * row) * np.float32(chance.between(-0.2, 0.3))

@@ -71,11 +71,8 @@ def write_dataset(
         label = folder / "masks" / (name + MASK_SUFFIXES[mask_format])
         if image_format == "dicom":
             save_dicom(image, kind, number, phantom.image, spacing, photometric)
-        elif image_format == "nifti":
-            _save_nifti(image, np.round(phantom.image * 4095).astype(np.uint16), spacing)
         else:
-            pixels = Image.fromarray(np.round(phantom.image * 255).astype(np.uint8))
-            pixels.save(image, **({"quality": 95} if image_format == "jpeg" else {}))
+            _save_image(image, phantom.image, spacing)
         if mask_format == "nifti":
             _save_nifti(label, phantom.mask, spacing)
         else:
@@ -109,6 +106,15 @@ def _check_folder(kind: str, folder: Path) -> None:
         for path in sorted((folder / part).glob("*")):
             if not path.name.startswith(f"{kind}_"):
                 raise BlosamError(f"{path} is not a {kind} phantom. Write the phantoms to a new or empty folder.")
+
+
+def _save_image(path: Path, image: np.ndarray, spacing: float) -> None:
+    """Save an image in 0..1 as NIfTI with 12 bits or as PNG or JPEG with 8, by the suffix of ``path``."""
+    if path.name.endswith(".nii.gz"):
+        _save_nifti(path, np.round(image * 4095).astype(np.uint16), spacing)
+    else:
+        pixels = Image.fromarray(np.round(image * 255).astype(np.uint8))
+        pixels.save(path, **({"quality": 95} if path.suffix == ".jpg" else {}))
 
 
 def _save_nifti(path: Path, array: np.ndarray, spacing: float) -> None:

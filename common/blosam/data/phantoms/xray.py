@@ -115,8 +115,8 @@ def add_text(chance: Chance, image: np.ndarray, markers: tuple[str, ...] = MARKE
 
 def add_noise(chance: Chance, image: np.ndarray) -> np.ndarray:
     """Blur, quantum noise, grain, limited contrast, rarely an inverted display; H x W in 0..1."""
-    image = blur(image, chance.between(0.0, 1.1) * (1.6 if chance.happens(0.15) else 1.0))
-    amount = chance.between(0.0, 0.03) + (chance.between(0.0, 0.06) if chance.happens(0.2) else 0.0)
+    image = blur(image, chance.between(0.0, 0.9) * (1.8 if chance.happens(0.15) else 1.0))
+    amount = chance.between(0.0, 0.02) + (chance.between(0.0, 0.05) if chance.happens(0.15) else 0.0)
     image = image + chance.normals(*image.shape) * (np.float32(amount) * np.sqrt(0.3 + np.clip(image, 0, 1)))
     if chance.happens(0.3):
         image = image + texture(chance, image.shape, chance.between(0.008, 0.02), 1) * chance.between(0.0, 0.04)
