@@ -88,6 +88,7 @@ def test_runs_say_what_was_done_and_nothing_of_the_machine(finished, phantoms):
     record = runs(finished)["blo-sam_k2_s0"]
     assert record["steps"] == 3
     assert 0 < record["seconds"]["encoding"] < record["seconds"]["training"]
+    assert record["seconds"]["processor"] > 0
     assert record["parameters"]["trained"] < record["parameters"]["total"]
     assert sorted(record["d1"] + record["d2"]) == sorted(record["training_images"])
     assert record["shared"]["data"] == "phantoms_chest" and record["shared"]["weights"] == "last"
@@ -148,6 +149,16 @@ def test_a_budget_too_small_for_the_views_is_one_sentence(phantoms, tmp_path):
     result = call(phantoms, tmp_path, "--budget", "0.001", "--methods", "unet")
     assert "fewer --views or a larger --budget" in (tmp_path / "runs" / "unet_k2_s0.failed.txt").read_text()
     assert isinstance(result.exception, BlosamError)
+
+
+@pytest.mark.slow
+def test_worker_processes_give_the_same_table(finished, phantoms, tmp_path):
+    result = call(phantoms, tmp_path, "--workers", "2")
+    assert result.exit_code == 0, result.output + repr(result.exception)
+    own, theirs = rows(tmp_path), rows(finished)
+    assert [list(r.values())[:6] for r in own] == [list(r.values())[:6] for r in theirs]
+    # Another number of threads adds in another order.
+    assert [float(r["dice"]) for r in own] == pytest.approx([float(r["dice"]) for r in theirs], abs=0.02)
 
 
 def test_list_prints_one_method_a_line():

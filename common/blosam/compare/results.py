@@ -21,7 +21,8 @@ ROW_COLUMNS = ("split", "image", "class", "dice", "hd95", "surface_dice", "unit"
 
 SUMMARY_COLUMNS = (
     "method", "recipe", "shots", "seeds", "dice", "dice_std", "train_dice", "surface_dice", "hd95", "hd95_unit",
-    "difference_to_unet", "difference_std", "steps", "seconds", "encoding_seconds", "trained_parameters", "parameters",
+    "difference_to_unet", "difference_std", "steps", "seconds", "encoding_seconds",
+    "processor_seconds", "trained_parameters", "parameters",
 )  # fmt: skip
 UNIT_COLUMNS = ("image", "hd95_unit")
 PAIRED_COLUMNS = ("method", "shots", "seed", "dice", "unet_dice", "difference")
@@ -129,6 +130,7 @@ def _summary_row(key: tuple[str, int], runs: Sequence[Record], differences: Sequ
         "steps": statistics.fmean(run["steps"] for run in runs),
         "seconds": statistics.fmean(run["seconds"]["training"] for run in runs),
         "encoding_seconds": statistics.fmean(run["seconds"]["encoding"] for run in runs),
+        "processor_seconds": statistics.fmean(run["seconds"]["processor"] for run in runs),
         "trained_parameters": runs[0]["parameters"]["trained"],
         "parameters": runs[0]["parameters"]["total"],
     }
