@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from blosam import cli
-from blosam.data.phantoms import write_dataset
+from blosam.data.phantoms.write import write_dataset
 
 ROOT = Path(__file__).resolve().parents[1]
 

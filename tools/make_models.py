@@ -19,7 +19,7 @@ from pathlib import Path
 
 from blosam.bundle import Bundle
 from blosam.commands.export import export
-from blosam.data.phantoms import write_dataset
+from blosam.data.phantoms.write import write_dataset
 from blosam.errors import BlosamError
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -96,7 +96,7 @@ class Bundle:
 
         Args:
             workflow: which one.
-            overrides: config ids and their values; ``#`` is written ``__`` nowhere: pass a dict with ``**``.
+            overrides: config ids (``a#b`` reaches inside) and their values.
 
         Returns:
             The finished workflow, whose parser holds every object that was built.
@@ -108,7 +108,7 @@ class Bundle:
         flow = ConfigWorkflow(
             config_file=[str(self.config(name)) for name in configs],
             meta_file=str(self.config("metadata")),
-            logging_file=None,
+            logging_file=False,  # the command's own logging stays in charge
             workflow_type=kind,
             bundle_root=str(self.root),
             **overrides,

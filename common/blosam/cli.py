@@ -38,6 +38,9 @@ def _options(
     if not verbose:
         for noisy in ("ignite", "monai", "torch.onnx"):
             logging.getLogger(noisy).setLevel(logging.ERROR)
+        # Said by MONAI whenever a config is read or an image loaded; --verbose shows both.
+        warnings.filterwarnings("ignore", message="parsing config_file")
+        warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
         warnings.filterwarnings("ignore", category=FutureWarning)
         warnings.filterwarnings("ignore", category=DeprecationWarning)
 

@@ -19,7 +19,7 @@ from PIL import Image
 from blosam.baselines import UNet, train_unet
 from blosam.bundle import Bundle
 from blosam.data import FeatureBank
-from blosam.data.phantoms import write_dataset
+from blosam.data.phantoms.write import write_dataset
 from blosam.errors import BlosamError
 from blosam.evaluation.report import write_report
 from blosam.evaluation.report_data import (
@@ -188,7 +188,7 @@ def _training_images(training: Any) -> list[TrainingImage]:
     ]
 
 
-def _curves(run: _Run) -> Curves:
+def _curves(run: _Run, swapped: bool) -> Curves:
     history = read_history(run.results / "history.csv")
     with np.load(run.results / "prompt.npz") as stored:
         prompt, at = stored["prompt"], stored["iterations"].tolist()
@@ -201,6 +201,7 @@ def _curves(run: _Run) -> Curves:
         d1_loss=history["loss"],
         d2_loss=d2 if np.isfinite(d2).any() else (),
         learning_rate=history["lr"],
+        roles_swapped=swapped,
         prompt=prompt,
         prompt_iterations=at,
         validation=validation,
@@ -238,7 +239,7 @@ def _report(
             "Export TorchScript and segment a DICOM file with it.",
         ],
         training=_training_images(training),
-        curves=_curves(run),
+        curves=_curves(run, method.swap_roles),
         rows=table["rows"],
         cases=_cases(run),
         class_names={value: name for name, value in run.bundle.labels.items()},

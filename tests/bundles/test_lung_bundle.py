@@ -16,7 +16,7 @@ import torch
 from monai.bundle import ConfigWorkflow
 from PIL import Image
 
-from blosam.data.phantoms import write_dataset
+from blosam.data.phantoms.write import write_dataset
 from blosam.predictor import Predictor
 
 ROOT = Path(__file__).resolve().parents[2]

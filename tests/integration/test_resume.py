@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from blosam.data.phantoms import write_dataset
+from blosam.data.phantoms.write import write_dataset
 
 ROOT = Path(__file__).resolve().parents[2]
 EPOCHS = 60
