@@ -112,13 +112,14 @@ def make_trainer(dice_ce):
     """Factory of a fresh network, optimizers, bank, loader and trainer, as a new process would build them."""
 
     def make(handlers=(), net=None, items=None, epochs=3, seed=0, views=None, num_views=1, batch_size=1,
-             lr=5e-3, prompt_lr=5e-3, weight_decay=0.1, dropout=0.0, iou=0.0, loader=None, **options):  # fmt: skip
+             lr=5e-3, prompt_lr=5e-3, weight_decay=0.1, dropout=0.0, iou=0.0, loader=None, fused=False,
+             **options):  # fmt: skip
         net = ToyNet(dropout=dropout) if net is None else net
         bank = FeatureBank(Dataset(make_items() if items is None else items), net, views=views,
                            num_views=num_views, seed=seed, dtype=torch.float32)  # fmt: skip
         joint = options.get("joint", False)
         loader = loader or BilevelLoader(bank, batch_size=batch_size, seed=seed, joint=joint)
-        weights = torch.optim.AdamW(net.weight_parameters(iou > 0), lr=lr, weight_decay=weight_decay)
+        weights = torch.optim.AdamW(net.weight_parameters(iou > 0), lr=lr, weight_decay=weight_decay, fused=fused)
         prompts = torch.optim.AdamW(net.prompt_parameters(), lr=prompt_lr, weight_decay=weight_decay)
         options.setdefault("loss_function", dice_ce)
         return BilevelTrainer("cpu", epochs, loader, net, weights, prompts, iou_loss_weight=iou,

@@ -170,7 +170,7 @@ def test_b7_functional_loss_equals_the_network_and_changes_nothing(make_trainer,
 
 @pytest.mark.parametrize(
     ("options", "tolerance"),
-    [({}, 1e-6), ({"hypergradient": "finite_difference"}, 1e-3)],
+    [({}, 1e-6), ({"fused": True}, 1e-6), ({"hypergradient": "finite_difference"}, 1e-3)],
 )
 def test_second_order_gradient_is_the_derivative_through_the_real_step(
     make_trainer, toy_net, dice_ce, options, tolerance
@@ -237,6 +237,14 @@ def test_dropout_masks_are_those_of_the_step_that_is_differentiated(make_trainer
     assert torch.equal(seen[0], seen[2])
     assert torch.equal(seen[3], seen[5])
     assert not torch.equal(seen[0], seen[1])
+
+
+def test_training_mode_is_set_again_after_a_validation(make_trainer):
+    trainer, modes = make_trainer(), []
+    on(trainer, Events.EPOCH_COMPLETED, lambda e: e.network.eval())
+    on(trainer, BilevelEvents.LOWER_COMPLETED, lambda e: modes.append(e.network.dropout.training))
+    trainer.run()
+    assert modes == [True] * 6
 
 
 def test_joint_mode_moves_both_on_one_loss(make_trainer, toy_net, dice_ce, trained_state):

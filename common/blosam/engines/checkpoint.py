@@ -53,6 +53,7 @@ class LastCheckpoint:
         self.resume = resume
         self.interval = max(int(interval), 1)
         self._base: dict[str, Any] | None = None
+        self._holds_this_run = False
 
     def attach(self, engine: Engine) -> None:
         """Register with a ``BilevelTrainer``; the place in the list of handlers does not matter."""
@@ -98,10 +99,11 @@ class LastCheckpoint:
         }
         with atomic_write(self.path) as file:
             torch.save(state, file)
+        self._holds_this_run = True
 
     def explain_interruption(self, engine: Engine) -> None:
         """Say what is kept and how to go on."""
-        if self.path.is_file():
+        if self._holds_this_run:
             logger.warning(
                 "Interrupted in epoch %d of %d. %s keeps the last complete epoch: run the same command again with "
                 "resume=true to go on from there.", engine.state.epoch, engine.state.max_epochs, self.path,
@@ -138,6 +140,7 @@ class LastCheckpoint:
             if name in state["handlers"]
         ]
         restore_rng(state["rng"])
+        self._holds_this_run = True
         self._announce(engine, any(stopped))
 
     def _refuse_other_run(self, engine: Engine, state: dict[str, Any]) -> None:

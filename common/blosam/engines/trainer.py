@@ -151,7 +151,8 @@ class BilevelTrainer(Trainer):
 
     def _iteration(self, engine: Engine, batchdata: dict[str, Batch]) -> dict[str, float]:
         """One global step: lower, then upper (or both at once in joint mode)."""
-        self.network.train()
+        if not self.network.training:  # setting it anew on hundreds of modules would be felt in every step
+            self.network.train()
         batch = {level: self._on_device(data) for level, data in batchdata.items()}
         self.state.output = {
             "lr": float(self.weight_optimizer.param_groups[0]["lr"]),
