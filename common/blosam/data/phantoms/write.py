@@ -73,10 +73,7 @@ def write_dataset(
             save_dicom(image, kind, number, phantom.image, spacing, photometric)
         else:
             _save_image(image, phantom.image, spacing)
-        if mask_format == "nifti":
-            _save_nifti(label, phantom.mask, spacing)
-        else:
-            Image.fromarray(phantom.mask * np.uint8(255)).save(label)
+        _save_label(label, phantom.mask, spacing)
         items.append({"image": str(image), "label": str(label)})
         rows.append((name, f"phantom-{kind}-{number:06d}", number))
     with open(folder / "index.csv", "w", newline="", encoding="utf-8") as stream:
@@ -115,6 +112,14 @@ def _save_image(path: Path, image: np.ndarray, spacing: float) -> None:
     else:
         pixels = Image.fromarray(np.round(image * 255).astype(np.uint8))
         pixels.save(path, **({"quality": 95} if path.suffix == ".jpg" else {}))
+
+
+def _save_label(path: Path, mask: np.ndarray, spacing: float) -> None:
+    """Save a mask as NIfTI with its class numbers or as PNG with 0 and 255, by the suffix of ``path``."""
+    if path.name.endswith(".nii.gz"):
+        _save_nifti(path, mask, spacing)
+    else:
+        Image.fromarray(mask * np.uint8(255)).save(path)
 
 
 def _save_nifti(path: Path, array: np.ndarray, spacing: float) -> None:
