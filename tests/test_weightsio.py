@@ -535,7 +535,7 @@ def test_network_round_trip_by_both_files(settings: dict, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(("out_channels", "count"), [(2, 510_242), (6, 1_071_526)])
 def test_adapter_file_holds_the_published_count_and_no_frozen_weights(out_channels, count, tmp_path: Path) -> None:
-    """ALGORITHMS section 7: trained numbers with the IoU head, and nothing that does not require a gradient."""
+    """Trained numbers with the IoU head, and nothing that does not require a gradient."""
     network = blo_sam(out_channels=out_channels)
     path = tmp_path / "adapter.safetensors"
     weightsio.save_adapter(network, path)

@@ -65,7 +65,7 @@ JOINT = replace(
     BLO_SAM,
     name="joint",
     summary="the same weights and prompt, trained together on all images",
-    source="SAMed's way of training BLO-SAM's parameters; ALGORITHMS: baseline 'joint'",
+    source="SAMed's way of training, with BLO-SAM's parameters",
     joint=True,
 )
 ALL_LAYERS = replace(

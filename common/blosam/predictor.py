@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,6 @@ from monai.transforms import Compose, Transform
 from blosam.bundle import Bundle, root_cause
 from blosam.engines import CheckpointLoader
 from blosam.errors import BlosamError
-
-_SKIPPED = ("SaveImage", "SqueezeDim", "AsDiscrete")  # writing, Label's shape, and argmax, which is done here
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,8 @@ class Predictor:
         self.load, self.prepare = preprocessing.transforms[0], Compose(preprocessing.transforms[1:])
         self.inferer = parser.get_parsed_content("inferer")
         postprocessing: Compose = parser.get_parsed_content("postprocessing")
-        self.postprocessing = Compose([step for step in postprocessing.transforms if not _skipped(step)])
+        # Up to the probabilities; argmax is done here, writing elsewhere.
+        self.postprocessing = Compose(list(takewhile(_before_argmax, postprocessing.transforms)))
 
     def _from_bundle(self, bundle: Bundle) -> tuple[ConfigParser, torch.nn.Module]:
         weights = bundle.require_weights()
@@ -130,5 +130,5 @@ def _rows_by_columns(image: torch.Tensor) -> np.ndarray:
     return array[..., 0] if array.ndim == 3 and array.shape[-1] == 1 else array
 
 
-def _skipped(step: Transform) -> bool:
-    return any(name in type(step).__name__ for name in _SKIPPED)
+def _before_argmax(step: Transform) -> bool:
+    return "AsDiscrete" not in type(step).__name__

@@ -1,8 +1,6 @@
-"""The invertible preprocessing: upright channel-first pictures, the longest side resized to S, padded to S x
-S.
+"""The invertible preprocessing: upright channel-first pictures, the longest side resized to S, padded to S x S.
 
-``Invertd`` undoes both on the logits, so that masks come back on the source grid (DESIGN: padding and resize
-are undone before softmax and argmax).
+``Invertd`` undoes both on the logits, before softmax and argmax, so that masks come back on the source grid.
 """
 
 from __future__ import annotations
