@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 # What data, memory or numbers may cause; a mistake in the code still ends the comparison.
 _RUN_ERRORS = (ValueError, RuntimeError, OSError, ArithmeticError, MemoryError)
-_TALKATIVE = ("blosam.data", "blosam.evaluation", "blosam.engines", "blosam.weights")
+_TALKATIVE = ("blosam.data", "blosam.evaluation", "blosam.engines", "blosam.networks", "blosam.weights")
 
 
 def compare(options: Options, workers: int = 1) -> list[str]:
