@@ -116,7 +116,7 @@ def test_ctrl_c_says_how_to_go_on_and_is_raised_again(make_trainer, trained_stat
     path = tmp_path / "last.pt"
     with caplog.at_level(logging.WARNING, logger="blosam"):
         run_and_stop(make_trainer([LastCheckpoint(path)]), 4, KeyboardInterrupt)
-    assert f"Interrupted in epoch 2 of 3. {path}" in caplog.text
+    assert f"Interrupted in epoch 2 of 3. {path} keeps the state after epoch 1" in caplog.text
     assert "resume=true" in caplog.text
     resumed, whole = make_trainer([LastCheckpoint(path, resume=True)]), make_trainer()
     resumed.run()

@@ -53,7 +53,7 @@ class LastCheckpoint:
         self.resume = resume
         self.interval = max(int(interval), 1)
         self._base: dict[str, Any] | None = None
-        self._holds_this_run = False
+        self._kept_epoch = 0  # of this run, in the file
 
     def attach(self, engine: Engine) -> None:
         """Register with a ``BilevelTrainer``; the place in the list of handlers does not matter."""
@@ -99,17 +99,18 @@ class LastCheckpoint:
         }
         with atomic_write(self.path) as file:
             torch.save(state, file)
-        self._holds_this_run = True
+        self._kept_epoch = engine.state.epoch
 
     def explain_interruption(self, engine: Engine) -> None:
         """Say what is kept and how to go on."""
-        if self._holds_this_run:
+        if self._kept_epoch:
             logger.warning(
-                "Interrupted in epoch %d of %d. %s keeps the last complete epoch: run the same command again with "
-                "resume=true to go on from there.", engine.state.epoch, engine.state.max_epochs, self.path,
+                "Interrupted in epoch %d of %d. %s keeps the state after epoch %d: run the same command again with "
+                "resume=true to go on from there.",
+                engine.state.epoch, engine.state.max_epochs, self.path, self._kept_epoch,
             )  # fmt: skip
         else:
-            logger.warning("Interrupted before the first epoch was complete: nothing is kept, start again.")
+            logger.warning("Interrupted before the first state was saved: nothing is kept, start again.")
 
     def _load(self, engine: Engine) -> None:
         state = _read_state(self.path)
@@ -140,7 +141,7 @@ class LastCheckpoint:
             if name in state["handlers"]
         ]
         restore_rng(state["rng"])
-        self._holds_this_run = True
+        self._kept_epoch = engine.state.epoch
         self._announce(engine, any(stopped))
 
     def _refuse_other_run(self, engine: Engine, state: dict[str, Any]) -> None:

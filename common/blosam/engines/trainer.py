@@ -251,7 +251,7 @@ class BilevelTrainer(Trainer):
         if not math.isfinite(value):
             raise BlosamError(
                 f"training: the {name} is {value} in iteration {self.state.iteration} (epoch {self.state.epoch}). "
-                "Lower the learning rates or train without amp; models/last.pt keeps the last complete epoch."
+                "Lower the learning rates or train without amp; models/last.pt keeps the last saved epoch."
             )
 
     def _on_device(self, batch: Batch) -> Batch:
