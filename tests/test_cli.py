@@ -41,7 +41,20 @@ def trained(tmp_path_factory) -> tuple[Path, Path]:
     data = folder / "data"
     write_dataset("chest", data, 6, seed=11, size=96, image_format="png")
     bundle = _small_bundle(folder / "lung")
-    words = ["train", data, "--bundle", bundle, "--shots", "4", "--base-weights", "random", "--views", "2", "--epochs", "2"]
+    words = [
+        "train",
+        data,
+        "--bundle",
+        bundle,
+        "--shots",
+        "4",
+        "--base-weights",
+        "random",
+        "--views",
+        "2",
+        "--epochs",
+        "2",
+    ]
     previous = sys.argv
     sys.argv = ["blosam", *map(str, words), "--device", "cpu"]
     try:
@@ -74,11 +87,22 @@ def test_help_teaches_every_command(blosam):
 
 def test_train_evaluate_predict_export_info(blosam, trained, tmp_path):
     bundle, data = trained
-    code, out, err = blosam("evaluate", data, "--bundle", bundle, "--shots", 4, "--out", tmp_path / "eval", "--device", "cpu")
+    code, out, err = blosam(
+        "evaluate", data, "--bundle", bundle, "--shots", 4, "--out", tmp_path / "eval", "--device", "cpu"
+    )
     assert code == 0, err
     assert len((tmp_path / "eval" / "metrics.csv").read_text().splitlines()) == 3
     code, out, err = blosam(
-        "predict", data / "images", "--bundle", bundle, "--out", tmp_path / "masks", "--format", "png,nifti,overlay", "--device", "cpu"
+        "predict",
+        data / "images",
+        "--bundle",
+        bundle,
+        "--out",
+        tmp_path / "masks",
+        "--format",
+        "png,nifti,overlay",
+        "--device",
+        "cpu",
     )
     assert code == 0, err
     images = sorted((data / "images").iterdir())
@@ -125,7 +149,9 @@ def test_predict_does_not_write_over_masks_unless_forced(blosam, trained, tmp_pa
 def test_switch_writes_a_bundle_whose_files_agree(blosam, tmp_path):
     source = ROOT / "bundles" / "blosam_lung"
     target = tmp_path / "switched"
-    code, _, err = blosam("switch", source, "--method", "blo-sam-2nd", "--encoder", "vit_b", "--image-size", 512, "--to", target)
+    code, _, err = blosam(
+        "switch", source, "--method", "blo-sam-2nd", "--encoder", "vit_b", "--image-size", 512, "--to", target
+    )
     assert code == 0, err
     train, inference, metadata = (
         json.loads((target / "configs" / f"{name}.json").read_text()) for name in ("train", "inference", "metadata")
@@ -182,7 +208,9 @@ def test_bad_data_is_one_line_and_nothing_is_written_over(blosam, tmp_path, how,
     _break(data, how)
     (bundle / "models").mkdir()
     (bundle / "models" / "model.pt").write_text("old weights")
-    code, _, err = blosam("train", data, "--bundle", bundle, "--base-weights", "random", "--views", 1, "--device", "cpu")
+    code, _, err = blosam(
+        "train", data, "--bundle", bundle, "--base-weights", "random", "--views", 1, "--device", "cpu"
+    )
     assert code == 1
     line = [line for line in err.splitlines() if line.startswith("error: ")]
     assert len(line) == 1, err

@@ -19,9 +19,7 @@ PACKAGE = ROOT / "common" / "blosam"
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
 MAX_CONSTRUCTOR_ARGUMENTS = 12
-IMAGE_SUFFIXES = set(
-    [".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".dcm", ".nii", ".gz", ".mha", ".nrrd"]
-)
+IMAGE_SUFFIXES = set([".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".dcm", ".nii", ".gz", ".mha", ".nrrd"])
 # Put together from parts, so that this file passes its own tests.
 MACHINE_FOLDERS = ["work", "root", "farm", r"home/(?!me/)\w+", r"Users/(?!me/)\w+"]
 MACHINE_PATHS = re.compile(r"(?<![\w.$}])/(?:" + "|".join(MACHINE_FOLDERS) + ")/")

@@ -1,6 +1,6 @@
 """Draw docs/overview.png, the picture at the top of the README, from what ``make demo`` left behind.
 
-    python tools/make_overview.py runs/demo docs/overview.png
+python tools/make_overview.py runs/demo docs/overview.png
 """
 
 from __future__ import annotations
@@ -38,9 +38,13 @@ def box(axes: plt.Axes, place: tuple[float, float, float, float], title: str, te
     """A rounded box with a heading and two lines of text; place = left, bottom, width, height."""
     left, bottom, width, height = place
     axes.add_patch(
-        FancyBboxPatch((left, bottom), width, height, boxstyle="round,pad=0,rounding_size=0.12", fc="white", ec=colour, lw=1.8)
+        FancyBboxPatch(
+            (left, bottom), width, height, boxstyle="round,pad=0,rounding_size=0.12", fc="white", ec=colour, lw=1.8
+        )
     )
-    axes.text(left + width / 2, bottom + height * 0.68, title, ha="center", va="center", size=12, weight="bold", color=colour)
+    axes.text(
+        left + width / 2, bottom + height * 0.68, title, ha="center", va="center", size=12, weight="bold", color=colour
+    )
     axes.text(left + width / 2, bottom + height * 0.32, text, ha="center", va="center", size=9.5, color=INK)
 
 

@@ -51,7 +51,9 @@ class Bundle:
         try:
             return json.loads(path.read_text())
         except FileNotFoundError as error:
-            raise BlosamError(f"{path}: missing in this bundle. Make the bundle again or copy a complete one.") from error
+            raise BlosamError(
+                f"{path}: missing in this bundle. Make the bundle again or copy a complete one."
+            ) from error
         except json.JSONDecodeError as error:
             raise BlosamError(f"{path}: not valid JSON (line {error.lineno}: {error.msg}). Mend that line.") from error
 
@@ -78,8 +80,8 @@ class Bundle:
         """
         if not self.weights.is_file():
             raise BlosamError(
-                f"{self.weights}: this bundle has no weights yet. Train it with `blosam train DIR --bundle {self.root}`, "
-                "or run `make models` for weights trained on phantoms."
+                f"{self.weights}: this bundle has no weights yet. Train it with "
+                f"`blosam train DIR --bundle {self.root}`, or run `make models` for weights trained on phantoms."
             )
         return self.weights
 

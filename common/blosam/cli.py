@@ -33,7 +33,9 @@ def _options(
     version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
 ) -> None:
     """Turn 2-8 labelled medical images into a segmentation model. Start with `blosam demo`."""
-    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
+    )
     logging.getLogger("blosam").setLevel(logging.INFO)
     if not verbose:
         for noisy in ("ignite", "monai", "torch.onnx"):
@@ -47,7 +49,7 @@ def _options(
 
 def _register() -> None:
     """Mount the commands; each imports PyTorch only when it runs, so ``--help`` stays quick."""
-    from blosam.commands import demo, evaluate, export, info, predict, switch, train, weights
+    from blosam.commands import compare, demo, evaluate, export, info, predict, pretrain, switch, train, weights
 
     app.command("demo")(demo.demo)
     app.command("train")(train.train)
@@ -56,6 +58,8 @@ def _register() -> None:
     app.command("export")(export.export)
     app.command("switch")(switch.switch)
     app.command("info")(info.info)
+    app.command("compare")(compare.compare)
+    app.command("pretrain")(pretrain.pretrain)
     app.add_typer(weights.app, name="weights")
 
 

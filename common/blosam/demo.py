@@ -20,6 +20,7 @@ from blosam.baselines import UNet, train_unet
 from blosam.bundle import Bundle
 from blosam.data import FeatureBank
 from blosam.data.phantoms.write import write_dataset
+from blosam.engines.progress import read_history
 from blosam.errors import BlosamError
 from blosam.evaluation.report import write_report
 from blosam.evaluation.report_data import (
@@ -32,7 +33,6 @@ from blosam.evaluation.report_data import (
     duration,
     metric_headlines,
 )
-from blosam.engines.progress import read_history
 from blosam.evaluation.table import versions
 from blosam.predictor import Prediction, Predictor
 
@@ -183,7 +183,9 @@ def _training_images(training: Any) -> list[TrainingImage]:
     joint = training.get_parsed_content("preset").joint
     roles = {index: "D1" for index in bank.d1} | {index: "D2" for index in bank.d2}
     return [
-        TrainingImage(Path(pair["image"]).stem, _picture(pair["image"]), _mask(pair["label"]), "" if joint else roles[i])
+        TrainingImage(
+            Path(pair["image"]).stem, _picture(pair["image"]), _mask(pair["label"]), "" if joint else roles[i]
+        )
         for i, pair in enumerate(bank.dataset.data)
     ]
 
@@ -225,7 +227,11 @@ def _report(
 ) -> ReportData:
     method = training.get_parsed_content("preset")
     bank = training.get_parsed_content("train#bank")
-    area = f"{int((segmented.mask == 1).sum()) * np.prod(segmented.spacing) / 100:.0f} cm2" if segmented.spacing else "unknown"
+    area = (
+        f"{int((segmented.mask == 1).sum()) * np.prod(segmented.spacing) / 100:.0f} cm2"
+        if segmented.spacing
+        else "unknown"
+    )
     return ReportData(
         title="Lungs from four labelled radiographs",
         lead=f"A model trained on {run.shots} drawn chest X-rays, measured on {run.held_out} others it never saw.",
@@ -235,7 +241,7 @@ def _report(
         steps=[
             f"Draw {run.shots + run.held_out} chest radiographs ({IMAGE_SIDE} pixels) with exact lung masks.",
             f"Train on {run.shots} of them, {bank.num_views} augmented views each: {method.summary}.",
-            f"Measure on the other {run.held_out} at their own resolution, and a U-Net trained for the same time likewise.",
+            f"Measure on the other {run.held_out} at their own resolution; likewise a U-Net trained for the same time.",
             "Export TorchScript and segment a DICOM file with it.",
         ],
         training=_training_images(training),

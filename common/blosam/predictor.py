@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from monai.bundle import ConfigParser
-from monai.data import list_data_collate, load_net_with_metadata
+from monai.data import MetaTensor, list_data_collate, load_net_with_metadata
 from monai.transforms import Compose, Transform
 
 from blosam.bundle import Bundle, root_cause
@@ -87,7 +87,7 @@ class Predictor:
         try:
             network, _, extra = load_net_with_metadata(str(path), more_extra_files=("inference.json",))
         except (RuntimeError, ValueError) as error:
-            raise BlosamError(f"{path}: cannot be read as TorchScript. Export it again with `blosam export`.") from error
+            raise BlosamError(f"{path}: no readable TorchScript. Export it again with `blosam export`.") from error
         parser = ConfigParser()
         parser.read_config(json.loads(extra["inference.json"]))
         return parser, network.to(self.device).eval()
@@ -108,10 +108,12 @@ class Predictor:
             raise root_cause(error) from error
         batch = list_data_collate([item])
         logits = self.inferer(batch["image"].to(self.device), self.network)
-        item["pred"] = logits[0].cpu()
+        item["pred"] = MetaTensor(logits[0].cpu())  # MONAI's Invertd leaves plain tensors as they are
         restored = self.postprocessing(item)
-        probability = restored["pred"].numpy()
+        probability = np.asarray(restored["pred"])
         probability = np.ascontiguousarray(probability.reshape(probability.shape[:3]).transpose(0, 2, 1))
+        if probability.shape[1:] != image.shape[:2]:
+            raise RuntimeError(f"{path}: mask of {probability.shape[1:]} for an image of {image.shape[:2]}")
         meta = restored["image"].meta
         return Prediction(
             path=Path(path),

@@ -20,7 +20,13 @@ from blosam.data.phantoms.write import write_dataset
 from blosam.predictor import Predictor
 
 ROOT = Path(__file__).resolve().parents[2]
-QUICK = {"num_views": 2, "train#trainer#max_epochs": 3, "val_interval": 1, "base_weights": "random", "device": "$torch.device('cpu')"}
+QUICK = {
+    "num_views": 2,
+    "train#trainer#max_epochs": 3,
+    "val_interval": 1,
+    "base_weights": "random",
+    "device": "$torch.device('cpu')",
+}
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +36,16 @@ def trained(tmp_path_factory) -> tuple[Path, Path]:
     bundle, data = folder / "blosam_lung", folder / "data"
     shutil.copytree(ROOT / "bundles" / "blosam_lung", bundle, ignore=shutil.ignore_patterns("models", "results"))
     write_dataset("chest", data, 6, seed=3, size=160, image_format="png")
-    run("run", "training", "--config_file", f"{bundle}/configs/train.json", bundle=bundle, dataset_dir=data, num_shots=4, **QUICK)
+    run(
+        "run",
+        "training",
+        "--config_file",
+        f"{bundle}/configs/train.json",
+        bundle=bundle,
+        dataset_dir=data,
+        num_shots=4,
+        **QUICK,
+    )
     return bundle, data
 
 
@@ -59,7 +74,16 @@ def test_training_writes_complete_flat_weights_an_adapter_and_a_split(trained):
 def test_evaluating_writes_a_table_of_the_images_that_did_not_train(trained):
     bundle, data = trained
     configs = f"['{bundle}/configs/train.json','{bundle}/configs/evaluate.json']"
-    run("run", "evaluating", "--config_file", configs, bundle=bundle, dataset_dir=data, num_shots=4, device="$torch.device('cpu')")
+    run(
+        "run",
+        "evaluating",
+        "--config_file",
+        configs,
+        bundle=bundle,
+        dataset_dir=data,
+        num_shots=4,
+        device="$torch.device('cpu')",
+    )
     rows = (bundle / "results" / "metrics.csv").read_text().splitlines()
     split = json.loads((bundle / "results" / "split.json").read_text())
     assert len(rows) == 1 + 2
@@ -72,7 +96,15 @@ def test_bundle_run_and_predictor_give_one_mask_on_the_source_grid(trained, tmp_
     bundle, _ = trained
     items = write_dataset("chest", tmp_path / "new", 2, seed=9, size=150, image_format=image_format)
     out = tmp_path / "out"
-    run("run", "--config_file", f"{bundle}/configs/inference.json", bundle=bundle, dataset_dir=tmp_path / "new" / "images", output_dir=out, device="$torch.device('cpu')")
+    run(
+        "run",
+        "--config_file",
+        f"{bundle}/configs/inference.json",
+        bundle=bundle,
+        dataset_dir=tmp_path / "new" / "images",
+        output_dir=out,
+        device="$torch.device('cpu')",
+    )
     predictor = Predictor(bundle)
     for item in items:
         expected = predictor.predict(item["image"]).mask
@@ -91,7 +123,15 @@ def test_exported_torchscript_predicts_the_same_masks(trained, tmp_path, trace):
     bundle, data = trained
     words = ["--use_trace", "True", "--input_shape", "[1,3,256,256]"] if trace else []
     target = tmp_path / "model.ts"
-    run("ckpt_export", "--config_file", f"{bundle}/configs/inference.json", "--filepath", str(target), *words, bundle=bundle)
+    run(
+        "ckpt_export",
+        "--config_file",
+        f"{bundle}/configs/inference.json",
+        "--filepath",
+        str(target),
+        *words,
+        bundle=bundle,
+    )
     image = sorted((data / "images").iterdir())[0]
     assert np.array_equal(Predictor(target).predict(image).mask, Predictor(bundle).predict(image).mask)
 

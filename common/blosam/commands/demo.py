@@ -11,7 +11,9 @@ from blosam.errors import BlosamError
 
 
 def demo(
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for everything the demo writes.")] = Path("runs/demo"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for everything the demo writes.")] = Path(
+        "runs/demo"
+    ),
     bundle: Annotated[Path, typer.Option("--bundle", "-b", help="The lung bundle.")] = Path("bundles/blosam_lung"),
     seed: Annotated[int, typer.Option(help="Draws the phantoms and the split.")] = 0,
     shots: Annotated[int, typer.Option(help="Labelled images to train on.")] = 4,

@@ -14,7 +14,9 @@ from blosam.commands.train import BundleOption, Data, Device, device_override
 def evaluate(
     data: Data,
     bundle: BundleOption,
-    shots: Annotated[int, typer.Option("--shots", "-k", help="As in training, so that the same images are left out.")] = 0,
+    shots: Annotated[
+        int, typer.Option("--shots", "-k", help="As in training, so that the same images are left out.")
+    ] = 0,
     seed: Annotated[int, typer.Option(help="As in training.")] = 0,
     subset: Annotated[str, typer.Option(help="training, validation, test or all.")] = "test",
     out: Annotated[Path | None, typer.Option(help="Where the tables go; default BUNDLE/results.")] = None,

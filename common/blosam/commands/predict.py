@@ -40,7 +40,9 @@ def predict(
     predictor = Predictor(bundle, device=choose_device(device))
     records, failed = [], 0
     make_folder(out)
-    for path, name in tqdm(list(zip(paths, names, strict=True)), desc="segmenting", unit="image", disable=len(paths) < 2):
+    for path, name in tqdm(
+        list(zip(paths, names, strict=True)), desc="segmenting", unit="image", disable=len(paths) < 2
+    ):
         record: dict[str, object] = {"input": name}
         try:
             prediction = predictor.predict(path)
@@ -67,7 +69,9 @@ def parse_formats(text: str) -> list[str]:
     formats = [part.strip() for part in text.split(",") if part.strip()]
     unknown = [name for name in formats if name not in FORMATS]
     if unknown or not formats:
-        raise typer.BadParameter(f"{', '.join(unknown) or 'empty'}. Choose among {', '.join(FORMATS)}.", param_hint="--format")
+        raise typer.BadParameter(
+            f"{', '.join(unknown) or 'empty'}. Choose among {', '.join(FORMATS)}.", param_hint="--format"
+        )
     return formats
 
 

@@ -207,7 +207,7 @@ class FeatureBank:
         chunk = 1 if next(self.network.parameters()).device.type == "cpu" else 4
         size, channels = int(self.network.logits_size), int(self.network.out_channels)
         features, labels = [], []
-        bar = tqdm(total=len(self) * count, desc="encoding", unit="view", delay=2.0, leave=False)
+        bar = tqdm(total=len(self) * count, desc="encoding", unit="view", delay=2.0, leave=False, disable=None)
         with bar:
             for image in range(len(self)):
                 item = self.dataset[image]

@@ -35,7 +35,7 @@ def check_pairs(data: Sequence[Mapping[str, Any]], num_classes: int) -> None:
     images, labels = ClinicalReader(), ClinicalReader(mode="label", num_classes=num_classes)
     foreground: list[bool] = []
     seen = np.zeros(num_classes + 1, dtype=bool)
-    for pair in tqdm(data, desc="checking", unit="image", delay=2.0, leave=False):
+    for pair in tqdm(data, desc="checking", unit="image", delay=2.0, leave=False, disable=None):
         if not pair.get("label"):
             raise BlosamError(f"{pair.get('image')}: the image has no mask. Add one or remove the image.")
         image, mask = _read(images, pair["image"]), _read(labels, pair["label"])

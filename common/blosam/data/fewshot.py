@@ -59,9 +59,7 @@ def evaluation_list(
     if subset not in (*SUBSETS, "all"):
         raise BlosamError(f"unknown subset '{subset}'. Choose one of: {', '.join(SUBSETS)}, all.")
     split = load_split(dataset_dir, num_shots, split_seed)
-    pairs: list[dict[str, Any]] = [
-        pair for name in SUBSETS if subset in (name, "all") for pair in split[name]
-    ]
+    pairs: list[dict[str, Any]] = [pair for name in SUBSETS if subset in (name, "all") for pair in split[name]]
     if not pairs:
         raise BlosamError(
             f"{dataset_dir}: no {subset} images with num_shots {num_shots} (0 trains on all of them). "

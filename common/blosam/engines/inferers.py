@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from monai.data import MetaTensor
 from monai.inferers import Inferer
 from torch import Tensor, nn
 from torch.nn import functional
@@ -51,7 +52,9 @@ class FrozenFeatureInferer(Inferer):
             if len(self._features) < self.max_images:
                 self._features[key] = features
         logits = network.logits_from(features)
-        return functional.interpolate(logits, size=inputs.shape[-2:], mode="bilinear", align_corners=False)
+        logits = functional.interpolate(logits, size=inputs.shape[-2:], mode="bilinear", align_corners=False)
+        # As if the network had been called: MONAI's Invertd leaves plain tensors as they are, without an error.
+        return MetaTensor(logits).copy_meta_from(inputs) if isinstance(inputs, MetaTensor) else logits
 
 
 def _file_name(image: Tensor) -> str | None:
