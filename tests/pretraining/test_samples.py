@@ -68,8 +68,14 @@ def test_a_point_means_the_connected_part_it_lies_in():
 
 
 def test_nothing_to_ask_for_gives_none():
-    empty = Drawing(np.zeros((8, 8, 3), np.float32), np.zeros((0, 8, 8), bool), np.zeros((8, 8), bool),
-                    np.zeros((0, 8, 8), bool), True, True)
+    empty = Drawing(
+        np.zeros((8, 8, 3), np.float32),
+        np.zeros((0, 8, 8), bool),
+        np.zeros((8, 8), bool),
+        np.zeros((0, 8, 8), bool),
+        True,
+        True,
+    )
     assert choose_target(Chance([0]), empty) is None
 
 

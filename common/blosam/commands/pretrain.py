@@ -13,10 +13,8 @@ def pretrain(
     steps: Annotated[int | None, typer.Option(min=1, help="Length of the run in steps (reproducible).")] = None,
     minutes: Annotated[float | None, typer.Option(min=0, help="Length of the run in minutes of training.")] = None,
     size: Annotated[int, typer.Option(help="Side of the images in pixels, a multiple of 16.")] = 256,
-    batch_size: Annotated[int, typer.Option(help="Images a step, even.")] = 8,
-    kinds: Annotated[
-        str, typer.Option(help="What is drawn, separated by commas.")
-    ] = "shapes,chest,dental,colonoscopy",
+    batch_size: Annotated[int, typer.Option(help="Images a step, even.")] = 16,
+    kinds: Annotated[str, typer.Option(help="What is drawn, separated by commas.")] = "shapes,chest,dental,colonoscopy",
     seed: Annotated[int, typer.Option(min=0, help="Of the weights and of the images.")] = 0,
     device: Annotated[str, typer.Option(help="PyTorch device, for example cpu or cuda.")] = "cpu",
     workers: Annotated[int, typer.Option(min=0, help="Processes that draw images.")] = 1,

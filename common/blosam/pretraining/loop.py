@@ -32,7 +32,7 @@ from .samples import Mixture, PromptBatches
 
 logger = logging.getLogger(__name__)
 
-WARM_UP = 200  # steps
+WARM_UP = 100  # steps
 COOL_DOWN = 0.3  # last part of the run, during which the learning rate falls to 0
 CLIP = 1.0
 _ENDLESS = 10**7
@@ -62,14 +62,14 @@ class Settings:
     steps: int | None = None
     minutes: float | None = None
     size: int = 256
-    batch_size: int = 8
+    batch_size: int = 16
     seed: int = 0
     kinds: tuple[str, ...] = KINDS
-    learning_rate: float = 1e-3
+    learning_rate: float = 8e-4
     weight_decay: float = 0.05
-    average: float = 0.998
+    average: float = 0.995
     held_out: int = 16
-    score_every: int = 250
+    score_every: int = 200
     save_seconds: float = 120.0
 
     def __post_init__(self) -> None:
@@ -115,8 +115,9 @@ class Pretraining:
             self.network = PromptableTiny(settings.size).to(self.device)
             self.average = PromptableTiny(settings.size).to(self.device).eval().requires_grad_(False)
         self.average.load_state_dict(self.network.state_dict())
-        self.optimizer = torch.optim.AdamW(_groups(self.network, settings.weight_decay), lr=settings.learning_rate,
-                                           betas=(0.9, 0.98), fused=True)
+        self.optimizer = torch.optim.AdamW(
+            _groups(self.network, settings.weight_decay), lr=settings.learning_rate, betas=(0.9, 0.98), fused=True
+        )
         self.step, self.seconds = 0, 0.0
         self._scored: dict[str, dict[str, torch.Tensor]] = {}
         self.out.mkdir(parents=True, exist_ok=True)
@@ -163,10 +164,18 @@ class Pretraining:
 
     def _batches(self) -> Iterator[dict[str, torch.Tensor]]:
         total = self.settings.steps if self.settings.steps is not None else _ENDLESS
-        batches = PromptBatches(self.settings.seed, self.settings.batch_size, self.settings.size,
-                                Mixture.of(self.settings.kinds), total)
-        return iter(DataLoader(batches, batch_size=None, sampler=range(self.step, total), num_workers=self.workers,
-                               prefetch_factor=8 if self.workers else None))
+        batches = PromptBatches(
+            self.settings.seed, self.settings.batch_size, self.settings.size, Mixture.of(self.settings.kinds), total
+        )
+        return iter(
+            DataLoader(
+                batches,
+                batch_size=None,
+                sampler=range(self.step, total),
+                num_workers=self.workers,
+                prefetch_factor=8 if self.workers else None,
+            )
+        )
 
     def _train_step(self, batch: dict[str, torch.Tensor]) -> dict[str, float]:
         factor = rate_factor(self.step, self.progress())
@@ -196,13 +205,19 @@ class Pretraining:
                 self._scored[kind] = held_out_batch(kind, self.settings.held_out, self.settings.size)
             scores = held_out_dice(self.average, self._scored[kind])
             logger.info("step %d %s held-out Dice %s", self.step, kind, {k: round(v, 3) for k, v in scores.items()})
-            _append(self.out / "held_out.csv", _SCORES, [self.step, round(self.seconds), kind,
-                                                         *[f"{scores[name]:.4f}" for name in _SCORES[3:]]])
+            _append(
+                self.out / "held_out.csv",
+                _SCORES,
+                [self.step, round(self.seconds), kind, *[f"{scores[name]:.4f}" for name in _SCORES[3:]]],
+            )
 
     def _log(self, parts: dict[str, float]) -> None:
         rate = self.optimizer.param_groups[0]["lr"]
-        _append(self.out / "losses.csv", _LOSSES, [self.step, f"{self.seconds:.1f}", f"{rate:.3g}",
-                                                   *[f"{parts[name]:.4f}" for name in _LOSSES[3:]]])
+        _append(
+            self.out / "losses.csv",
+            _LOSSES,
+            [self.step, f"{self.seconds:.1f}", f"{rate:.3g}", *[f"{parts[name]:.4f}" for name in _LOSSES[3:]]],
+        )
 
     def _save(self) -> None:
         state = {

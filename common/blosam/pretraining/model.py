@@ -39,10 +39,26 @@ class PromptableTiny(nn.Module):
         )
         transformer = TwoWayTransformer(depth=2, embedding_dim=EMBED_DIM, mlp_dim=_MLP, num_heads=8)
         self.mask_decoder = MaskDecoder(transformer_dim=EMBED_DIM, transformer=transformer, num_multimask_outputs=3)
+        self._tie_positions()
         self.dense_head = nn.Linear(EMBED_DIM, TOTAL_DENSE * 4)
         nn.init.constant_(self.dense_head.bias, -3.0)  # most structures cover little of an image
         self.register_buffer("mean", torch.tensor(_MEAN)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(_STD)[:, None, None], persistent=False)
+
+    @torch.no_grad()
+    def _tie_positions(self) -> None:
+        """Start every attention between tokens and image with equal query and key matrices.
+
+        Prompts and places carry the same kind of position code, so a point then attends to its own place, and its place
+        to it, from the first step on; from independent random matrices this takes thousands of steps to emerge.
+        """
+        transformer = self.mask_decoder.transformer
+        attentions = [transformer.final_attn_token_to_image]
+        for layer in transformer.layers:
+            attentions += [layer.cross_attn_token_to_image, layer.cross_attn_image_to_token]
+        for attention in attentions:
+            attention.q_proj.weight.mul_(2)
+            attention.k_proj.weight.copy_(attention.q_proj.weight)
 
     def encode(self, image: torch.Tensor) -> torch.Tensor:
         """Embed images B x 3 x S x S in 0..1 as B x 256 x S/8 x S/8."""

@@ -137,7 +137,9 @@ def choose_target(chance: Chance, drawing: Drawing) -> tuple[np.ndarray, str] | 
     visible = [s for s in drawing.structures if s.sum() >= 2 * MIN_PIXELS]
     if not visible:
         return None
-    target = visible[int(chance.rng.integers(len(visible)))]
+    # Small things (teeth) are many and teach little of what a prompt means: they are drawn less often than large ones.
+    weights = np.sqrt([s.sum() for s in visible])
+    target = visible[int(chance.rng.choice(len(visible), p=weights / weights.sum()))]
     mode = "box" if chance.happens(0.5) else "point"
     parts, count = ndimage.label(target)
     # A point cannot say how many separate parts are meant, so it always means the one it lies in.
@@ -146,7 +148,8 @@ def choose_target(chance: Chance, drawing: Drawing) -> tuple[np.ndarray, str] | 
         large = np.flatnonzero(sizes >= 2 * MIN_PIXELS)
         if not len(large):
             return None
-        target = parts == 1 + int(chance.rng.choice(large))
+        weights = np.sqrt(sizes[large])
+        target = parts == 1 + int(chance.rng.choice(large, p=weights / weights.sum()))
     return target, mode
 
 
