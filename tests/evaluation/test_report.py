@@ -161,7 +161,7 @@ def test_hostile_text_stays_text(complete_report: ReportData, usual_tags: set[st
 @pytest.mark.parametrize(
     ("given", "shown"),
     [
-        ("blosam train /home/jo/My/data --seed 1", "blosam train …/data --seed 1"),
+        ("blosam train /home/me/My/data --seed 1", "blosam train …/data --seed 1"),
         ("--out=/srv/x/y/", "--out=…/"),
         ("~/secret/file.dcm", "…/file.dcm"),
         (r"C:\Users\Jo\scan.dcm", "…/scan.dcm"),

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ..atomicio import atomic_path
+from ..atomicio import atomic_path, atomic_write
 from ..errors import BlosamError
 from .blosam import BloSam
 
@@ -37,8 +37,9 @@ def to_torchscript(
     """
     scripted = torch.jit.script(network)
     extra = {METADATA_FILE: json.dumps(dict(metadata or {}))}
-    with atomic_path(path) as temporary:
-        torch.jit.save(scripted, str(temporary), _extra_files=extra)
+    # By file object: on a full disk TorchScript's own writer aborts the process when it is given a file name.
+    with atomic_write(path) as file:
+        torch.jit.save(scripted, file, _extra_files=extra)
     return scripted
 
 
