@@ -1,11 +1,11 @@
-"""Settings every test shares: two threads at most, and the real images only where they exist."""
+"""Settings every test shares: one thread (several spin on a busy machine), and real images only where they exist."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
