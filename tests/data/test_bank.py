@@ -77,6 +77,22 @@ def test_num_views_auto(make_dataset, recorder, caplog, seconds, expected):
     assert bank.num_views == expected and f"{expected} views of 2 images" in caplog.text
 
 
+@pytest.mark.parametrize("views_that_fit, expected", [(33, 32), (9, 8), (0.5, 1)])
+def test_num_views_auto_leaves_half_of_the_memory_free(make_dataset, recorder, monkeypatch, views_that_fit, expected):
+    view = 2 * 3 * 16 * 16 * 2  # two images, 3 x 16 x 16 features in float16
+    monkeypatch.setattr("blosam.data.bank._free_memory", lambda device: 2 * views_that_fit * view)
+    bank = FeatureBank(make_dataset(2), recorder(), default_views(), seconds=1e9)
+    bank.fill()
+    assert bank.num_views == expected
+
+
+def test_drawing_a_view_does_not_reseed_the_gpus(make_dataset, recorder, monkeypatch):
+    seeded = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    FeatureBank(make_dataset(2), recorder(), default_views(), num_views=2).fill()
+    assert seeded == []
+
+
 def test_without_a_view_transform_there_is_one_view(make_dataset, recorder):
     bank = FeatureBank(make_dataset(2), recorder(), None, num_views=32)
     bank.fill()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 
@@ -92,6 +93,33 @@ def test_resuming_keeps_the_number_of_views_that_timing_chose(make_dataset, reco
     third.batch(0)
     with pytest.raises(BlosamError, match="num_views=32, but 1 views"):
         third.load_state_dict(first.state_dict())
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"seed": 1}, "seed 0, now it is 1"),
+        ({"count": 3}, "images 4, now it is 3"),
+        ({"swap_roles": True}, "swap_roles False, now it is True"),
+    ],
+)
+def test_resuming_with_other_batches_is_refused(make_loader, change, message):
+    """3 and 4 images give epochs of the same length, so nothing else would notice."""
+    saved = make_loader(4).state_dict()
+    with pytest.raises(BlosamError, match=message):
+        make_loader(**{"count": 4, **change}).load_state_dict(saved)
+
+
+def test_an_order_is_drawn_once_not_in_every_step(make_loader, monkeypatch):
+    loader = make_loader(8, seed=977)
+    loader.plan(0)
+    drawn = []
+    original = np.random.default_rng
+    monkeypatch.setattr(np.random, "default_rng", lambda seed: drawn.append(seed) or original(seed))
+    for iteration in range(1, len(loader)):
+        loader.plan(iteration)
+    orders = [seed for seed in drawn if len(seed) == 4]
+    assert orders == []
 
 
 def test_every_view_is_used_equally_often(make_loader):

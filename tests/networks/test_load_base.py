@@ -165,6 +165,7 @@ def test_background_noise_depends_on_the_seed_of_the_network_alone(tiny_file):
 # --- the official layout ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_official_vit_b_at_another_size_starts_as_stock_sam(vit_b, images):
     """At step 0 encoder and decoder with LoRA give what segment_anything gives, to 1e-5 of the values' scale."""
     sam, path = vit_b
@@ -186,6 +187,7 @@ def test_official_vit_b_at_another_size_starts_as_stock_sam(vit_b, images):
         sam.image_encoder.pos_embed = original
 
 
+@pytest.mark.slow
 def test_checkpoint_of_another_architecture_names_both(vit_b):
     with pytest.raises(BlosamError, match="sam_vit_b_random.pth: holds a SAM with encoder vit_b, the network has tiny"):
         load_base(some_network(), vit_b[1])

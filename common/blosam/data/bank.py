@@ -7,6 +7,8 @@ not to the network: it is filled after every checkpoint has been loaded and live
 from __future__ import annotations
 
 import logging
+import math
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -25,6 +27,7 @@ from blosam.errors import BlosamError
 logger = logging.getLogger(__name__)
 
 VIEW_COUNTS = (32, 16, 8, 4, 1)  # what num_views="auto" chooses from
+MEMORY_SHARE = 0.5  # of the free memory, which num_views="auto" may fill
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
@@ -39,7 +42,7 @@ class FeatureBank:
         network: a ``BloSam``; ``frozen_features``, ``logits_size`` and ``out_channels`` are used.
         views: random transform on such an item; ``None`` means no augmentation.
         num_views: views per image including view 0, or ``"auto"``: the largest of 32, 16, 8, 4, 1 whose
-            encoding is expected to take at most ``seconds``.
+            encoding is expected to take at most ``seconds`` and half of the memory that is free.
         seed: seed of the D1/D2 split and of the views.
         device: where the features are kept (the training device).
         dtype: how the features are kept: float16, bfloat16 or float32. They are handed out as float32.
@@ -164,7 +167,7 @@ class FeatureBank:
             seed = int(np.random.SeedSequence([self.seed, image, view]).generate_state(1)[0])
             # A transform of the user's may draw from PyTorch's global state: seed and restore that as well.
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
+                torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed every GPU as well
                 if isinstance(self.views, Randomizable):
                     self.views.set_random_state(seed=seed)
                 item = {key: _plain(value) for key, value in self.views(dict(item)).items() if key in item}
@@ -179,15 +182,21 @@ class FeatureBank:
     def _choose_num_views(self) -> int:
         """Time the drawing and encoding of one view and take the most views that fit the budget."""
         item = self.dataset[0]
-        self._encode(self._view(item, 0, 0)["image"][None])  # the first call also pays for set-up
+        features = self._encode(self._view(item, 0, 0)["image"][None])  # the first call also pays for set-up
         started = time.perf_counter()
         self._encode(self._view(item, 0, 1)["image"][None])
         each = time.perf_counter() - started
-        fitting = [count for count in VIEW_COUNTS if count * len(self) * each <= self.seconds]
+        size = features.numel() * features.element_size()
+        room = MEMORY_SHARE * _free_memory(self.device)
+        fitting = [
+            count
+            for count in VIEW_COUNTS
+            if count * len(self) * each <= self.seconds and count * len(self) * size <= room
+        ]
         chosen = fitting[0] if fitting else 1
         logger.info(
-            "num_views auto: one encoding takes %.3f s, so %d views of %d images fit into %.0f s.",
-            each, chosen, len(self), self.seconds,
+            "num_views auto: one encoding takes %.3f s and %.2f MiB, so %d views of %d images fit into %.0f s and %.0f "
+            "MiB.", each, size / 2**20, chosen, len(self), self.seconds, room / 2**20,
         )  # fmt: skip
         return chosen
 
@@ -206,18 +215,24 @@ class FeatureBank:
         count = int(self.num_views)
         chunk = 1 if next(self.network.parameters()).device.type == "cpu" else 4
         size, channels = int(self.network.logits_size), int(self.network.out_channels)
-        features, labels = [], []
+        features = labels = None
         bar = tqdm(total=len(self) * count, desc="encoding", unit="view", delay=2.0, leave=False, disable=None)
         with bar:
             for image in range(len(self)):
                 item = self.dataset[image]
                 for first in range(0, count, chunk):
                     drawn = [self._view(item, image, view) for view in range(first, min(first + chunk, count))]
-                    features.append(self._encode(torch.stack([d["image"] for d in drawn])))
-                    labels.append(soft_labels(torch.stack([d["label"] for d in drawn]), channels, size))
+                    encoded = self._encode(torch.stack([d["image"] for d in drawn]))
+                    label = soft_labels(torch.stack([d["label"] for d in drawn]), channels, size)
+                    if features is None:  # now the shapes are known: joining pieces at the end would need twice as much
+                        features = encoded.new_empty(len(self) * count, *encoded.shape[1:])
+                        labels = label.new_empty(len(self) * count, *label.shape[1:], dtype=torch.float16)
+                    row = image * count + first
+                    features[row : row + len(drawn)] = encoded
+                    labels[row : row + len(drawn)] = label
                     bar.update(len(drawn))
-        self._labels = torch.cat(labels).to(self.device, torch.float16)
-        self._features = torch.cat(features)
+        self._labels = labels.to(self.device)
+        self._features = features
 
 
 def soft_labels(label: torch.Tensor, channels: int, size: int) -> torch.Tensor:
@@ -259,3 +274,13 @@ def _synchronised(tensor: torch.Tensor) -> torch.Tensor:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return tensor
+
+
+def _free_memory(device: torch.device) -> float:
+    """Bytes that are free on a GPU, or in the computer where the system tells; otherwise infinity."""
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0])
+    try:
+        return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (AttributeError, OSError, ValueError):  # not on macOS or Windows
+        return math.inf

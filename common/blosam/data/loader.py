@@ -6,6 +6,7 @@ the order needs to be saved.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -103,15 +104,23 @@ class BilevelLoader:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs: the next iteration and the number of views (auto depends on timing)."""
-        return {"next_iteration": self.next_iteration, "num_views": self.bank.num_views}
+        """What a resumed run needs: the next iteration, the number of views (auto depends on timing), the plan."""
+        return {"next_iteration": self.next_iteration, "num_views": self.bank.num_views, "plan": self._settings()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where ``state_dict`` was taken.
 
         Raises:
-            BlosamError: when the bank has already been filled with another number of views.
+            BlosamError: when the batches would be others than those of the saved run, or the bank has already been
+                filled with another number of views.
         """
+        for name, now in self._settings().items():
+            then = state.get("plan", {}).get(name, now)
+            if then != now:
+                raise BlosamError(
+                    f"The saved training used {name} {then}, now it is {now}, so D1 and D2 would mix. Use the same "
+                    "images, seed and method, or start anew with resume false."
+                )
         if self.bank.filled and self.bank.num_views != state["num_views"]:
             raise BlosamError(
                 f"The checkpoint was made with num_views={state['num_views']}, but {self.bank.num_views} "
@@ -119,6 +128,16 @@ class BilevelLoader:
             )
         self.bank.num_views = state["num_views"]
         self.next_iteration = int(state["next_iteration"])
+
+    def _settings(self) -> dict[str, Any]:
+        """What decides, together with the iteration, which images a batch holds."""
+        return {
+            "images": len(self.bank),
+            "seed": self.seed,
+            "batch_size": self.batch_size,
+            "swap_roles": self.swap_roles,
+            "joint": self.joint,
+        }
 
     def _epoch_batch(self, stream: int, members: list[int], step: int) -> Plan:
         """Batch ``step`` of a sequence that is reshuffled whenever it has been used up."""
@@ -144,13 +163,18 @@ class BilevelLoader:
             views.append(self._view(stream, image, epoch * cycles + cycle))
         return chosen, views
 
-    def _shuffled(self, stream: int, epoch: int, cycle: int, count: int) -> list[int]:
+    def _shuffled(self, stream: int, epoch: int, cycle: int, count: int) -> tuple[int, ...]:
         """A permutation of range(count) that depends on the seed and these numbers only."""
-        return np.random.default_rng([self.seed, stream, epoch, cycle]).permutation(count).tolist()
+        return _permutation((self.seed, stream, epoch, cycle), count)
 
     def _view(self, stream: int, image: int, use: int) -> int:
         """View for the ``use``-th use of an image: all views in shuffled order, then another order."""
         count = int(self.bank.num_views)
         round_, place = divmod(use, count)
-        generator = np.random.default_rng([self.seed, stream, _JOINT + 1 + image, round_, count])
-        return int(generator.permutation(count)[place])
+        return _permutation((self.seed, stream, _JOINT + 1 + image, round_, count), count)[place]
+
+
+@functools.lru_cache(maxsize=1024)
+def _permutation(seed: tuple[int, ...], count: int) -> tuple[int, ...]:
+    """Kept, because every step of an epoch asks for it: drawn anew, the work would grow with the square of count."""
+    return tuple(np.random.default_rng(seed).permutation(count).tolist())

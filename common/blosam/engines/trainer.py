@@ -170,9 +170,9 @@ class BilevelTrainer(Trainer):
 
     def _joint_step(self, batch: Batch) -> None:
         loss = self.objective(batch, True)
-        self._record("loss", loss)
         # One scaler: both groups come from one loss.
         gradients = torch.autograd.grad(self.scalers[0].scale(loss), self.weights + self.prompts, allow_unused=True)
+        self._record("loss", loss)
         split = len(self.weights)
         self._apply(0, self.weights, gradients[:split], self.scalers[0], update=False)
         self._apply(1, self.prompts, gradients[split:], self.scalers[0])
@@ -181,8 +181,8 @@ class BilevelTrainer(Trainer):
     def _lower_step(self, batch: Batch) -> Gradients:
         """theta -> theta+ on D1; returns the gradient that was used."""
         loss = self.objective(batch, True)
-        self._record("loss", loss)
         gradients = torch.autograd.grad(self.scalers[0].scale(loss), self.weights, allow_unused=True)
+        self._record("loss", loss)  # reading it earlier would make a GPU wait before its backward pass
         self._apply(0, self.weights, gradients, self.scalers[0])
         self.fire_event(BilevelEvents.LOWER_COMPLETED)
         return gradients
@@ -190,8 +190,8 @@ class BilevelTrainer(Trainer):
     def _upper_step(self, batch: Batch) -> None:
         """p -> p+ on D2 at theta+, theta+ taken as constant."""
         loss = self.objective(batch, False)
-        self._record("d2_loss", loss)
         gradients = torch.autograd.grad(self.scalers[1].scale(loss), self.prompts, allow_unused=True)
+        self._record("d2_loss", loss)
         self._apply(1, self.prompts, gradients, self.scalers[1])
         self.fire_event(BilevelEvents.UPPER_COMPLETED)
 
@@ -202,8 +202,8 @@ class BilevelTrainer(Trainer):
         random_state = capture_rng()
         gradients = self._lower_step(d1)
         loss = self.objective(d2, False)
-        self._record("d2_loss", loss)
         upper = torch.autograd.grad(loss, self.prompts + self.weights, allow_unused=True)
+        self._record("d2_loss", loss)
         split = len(self.prompts)
 
         def lower_loss(weights: Sequence[Tensor], prompts: Sequence[Tensor]) -> Tensor:
