@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from blosam import cli
@@ -275,3 +277,97 @@ def test_output_folder_that_cannot_be_made(blosam, trained, tmp_path):
     (tmp_path / "file").write_text("in the way")
     code, _, err = blosam("predict", data, "--bundle", bundle, "--out", tmp_path / "file" / "out", "--device", "cpu")
     assert code == 1 and "cannot make the folder" in err and "Traceback" not in err
+
+
+def _with_little_disk(limit: int, *words: object) -> subprocess.CompletedProcess:
+    """The command in a process of its own, where writes beyond ``limit`` bytes fail as on a full disk."""
+    program = (
+        "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, resource.RLIM_INFINITY));"
+        "from blosam import cli; cli.main()"
+    )
+    return subprocess.run([sys.executable, "-c", program, *map(str, words)], capture_output=True, text=True)
+
+
+def test_full_disk_while_exporting_keeps_the_old_file(trained, tmp_path):
+    bundle, _ = trained
+    target = tmp_path / "model.ts"
+    target.write_text("old model")
+    done = _with_little_disk(100_000, "export", "--bundle", bundle, "--out", target)
+    assert done.returncode == 1 and "cannot write" in done.stderr and "Traceback" not in done.stderr, done.stderr
+    assert target.read_text() == "old model"
+    assert [path.name for path in tmp_path.iterdir()] == ["model.ts"]
+
+
+def test_exported_file_holds_metadata_and_config_and_can_predict(blosam, trained, tmp_path):
+    bundle, data = trained
+    code, _, err = blosam("export", "--bundle", bundle, "--out", tmp_path / "model")  # no suffix: the name is kept
+    assert code == 0, err
+    files = {"metadata.json": "", "inference.json": ""}
+    torch.jit.load(tmp_path / "model", _extra_files=files)
+    assert json.loads(files["metadata.json"]) == json.loads((bundle / "configs" / "metadata.json").read_text())
+    assert json.loads(files["inference.json"]) == json.loads((bundle / "configs" / "inference.json").read_text())
+    image = sorted((data / "images").iterdir())[0]
+    code, _, err = blosam("predict", image, "--bundle", tmp_path / "model", "--out", tmp_path / "o", "--device", "cpu")
+    assert code == 0, err
+    code, _, err = blosam("export", "--bundle", bundle, "--out", tmp_path / "o")
+    assert code == 1 and "it is a folder" in err and "Traceback" not in err
+
+
+def test_torchscript_without_our_config_is_refused(blosam, trained, tmp_path):
+    torch.jit.save(torch.jit.script(torch.nn.ReLU()), tmp_path / "other.ts", {"metadata.json": "{}"})
+    words = ("predict", trained[1], "--bundle", tmp_path / "other.ts", "--out", tmp_path / "o", "--device", "cpu")
+    code, _, err = blosam(*words)
+    assert code == 1 and "other.ts" in err and "blosam export" in err and "Traceback" not in err
+
+
+def test_predict_never_replaces_its_own_input(blosam, trained, tmp_path):
+    bundle, data = trained
+    image = tmp_path / "scan.png"
+    image.write_bytes(sorted((data / "images").iterdir())[0].read_bytes())
+    before = image.read_bytes()
+    code, _, err = blosam("predict", image, "--bundle", bundle, "--out", tmp_path, "--device", "cpu", "--force")
+    assert code == 1 and "one of the images to segment" in err
+    assert image.read_bytes() == before
+
+
+def test_full_disk_while_predicting_is_told_in_one_line(trained, tmp_path):
+    bundle, data = trained
+    image = sorted((data / "images").iterdir())[0]
+    done = _with_little_disk(50, "predict", image, "--bundle", bundle, "--out", tmp_path / "o", "--device", "cpu")
+    assert done.returncode == 1 and "cannot write" in done.stderr and "Traceback" not in done.stderr, done.stderr
+    assert list((tmp_path / "o").iterdir()) == []
+
+
+def test_switch_leaves_nothing_behind_when_it_cannot_write(blosam, tmp_path):
+    source = ROOT / "bundles" / "blosam_lung"
+    done = _with_little_disk(1000, "switch", source, "--method", "joint", "--to", tmp_path / "copy")
+    assert done.returncode == 1 and "nothing was written" in done.stderr and "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").write_text("in the way")
+    code, _, err = blosam("switch", source, "--method", "joint", "--to", tmp_path / "file" / "copy")
+    assert code == 1 and "cannot write" in err and "Traceback" not in err
+
+
+def test_demo_leaves_a_folder_that_is_not_its_own_alone(blosam, tmp_path):
+    shutil.copytree(ROOT / "bundles" / "blosam_lung", tmp_path / "bundle")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "patient.png").write_text("mine")
+    code, _, err = blosam("demo", "--out", tmp_path, "--bundle", tmp_path / "bundle")
+    assert code == 1 and "holds files of yours" in err
+    assert (tmp_path / "data" / "patient.png").read_text() == "mine"
+
+
+def test_negative_seed_and_epochs_are_wrong_usage(blosam, tmp_path):
+    for option in ("--seed", "--epochs"):
+        code, _, err = blosam("train", tmp_path, "--bundle", tmp_path, option, "-1")
+        assert code == 2 and option in err
+
+
+@pytest.mark.parametrize("content", [None, "{"], ids=["missing", "not JSON"])
+def test_damaged_bundle_is_one_line(blosam, tmp_path, content):
+    bundle = _small_bundle(tmp_path / "lung")
+    config = bundle / "configs" / "train.json"
+    config.unlink() if content is None else config.write_text(content)
+    code, _, err = blosam("train", tmp_path, "--bundle", bundle, "--device", "cpu")
+    assert code == 1 and "train.json" in err and "Traceback" not in err

@@ -12,6 +12,8 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from blosam.errors import BlosamError
 
 logger = logging.getLogger(__name__)
+# MONAI warns that it leaves logging alone whenever it is told to.
+logging.getLogger("monai.bundle.workflows").addFilter(lambda record: "skipping logging" not in record.getMessage())
 
 _WORKFLOWS = {
     "training": (("train",), "training"),
@@ -107,6 +109,8 @@ class Bundle:
             BlosamError: what the workflow raised, freed from the config parser's wrapping.
         """
         configs, kind = _WORKFLOWS[workflow]
+        for name in (*configs, "metadata"):
+            self.read(name)  # for its errors, which name the file and the line
         flow = ConfigWorkflow(
             config_file=[str(self.config(name)) for name in configs],
             meta_file=str(self.config("metadata")),

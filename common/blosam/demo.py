@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from blosam.atomicio import atomic_write
 from blosam.baselines import UNet, train_unet
 from blosam.bundle import Bundle
 from blosam.data import FeatureBank
@@ -35,8 +36,10 @@ from blosam.evaluation.report_data import (
 )
 from blosam.evaluation.table import versions
 from blosam.predictor import Prediction, Predictor
+from blosam.writers import make_folder
 
 IMAGE_SIDE = 512  # pixels of a drawn radiograph
+_MARK = ".blosam-demo"  # a folder without this file is somebody's own and is left alone
 
 
 @dataclass
@@ -123,10 +126,11 @@ def run_demo(bundle: Path, out: Path, seed: int = 0, shots: int = 4, held_out: i
 
 def _clear(out: Path) -> None:
     """Remove an earlier demo, and nothing else."""
-    if not out.exists():
-        out.mkdir(parents=True)
-    elif any(out.iterdir()) and not (out / "bundle" / "configs" / "train.json").is_file():
+    make_folder(out)
+    if any(out.iterdir()) and not (out / _MARK).is_file():
         raise BlosamError(f"{out}: holds files of yours. Name an empty folder with --out.")
+    with atomic_write(out / _MARK, "w") as mark:
+        mark.write("Written by `blosam demo`, which replaces this folder's content when it runs again.\n")
     for name in ("bundle", "data", "dicom", "results", "unet"):
         shutil.rmtree(out / name, ignore_errors=True)
 

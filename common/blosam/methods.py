@@ -127,6 +127,18 @@ def get(name: str, encoder: str) -> Method:
     return METHODS[name]
 
 
+def flag(value: bool | int | str) -> bool:
+    """An on/off setting. MONAI's command line hands ``true`` and ``false`` over as words, and any word counts as true.
+
+    Raises:
+        BlosamError: when it is neither.
+    """
+    meanings = {"true": True, "1": True, "false": False, "0": False}
+    if str(value).lower() not in meanings:
+        raise BlosamError(f"'{value}' is neither true nor false. Give one of the two.")
+    return meanings[str(value).lower()]
+
+
 def adapter_metadata(
     method: Method, encoder: str, image_size: int, labels: dict[str, int], base_weights: str
 ) -> dict[str, str]:

@@ -33,9 +33,10 @@ class Prediction:
         mask: Rows x Columns uint8, 0 = background, 1..K = classes, on the source grid.
         probability: (K+1) x Rows x Columns float32 in [0, 1].
         image: Rows x Columns [x 3] float32 in [0, 1], as read, before any resizing.
-        affine: 4 x 4, voxel (column, row) to RAS millimetres.
+        affine: 4 x 4, voxel (column, row) to RAS in ``unit``, as in the source.
         spacing: (row, column) distance in mm, or None when the file does not say.
         seconds: time from reading to mask.
+        unit: of the affine, in NIfTI's words: meter, mm, micron or unknown.
     """
 
     path: Path
@@ -45,6 +46,7 @@ class Prediction:
     affine: np.ndarray
     spacing: tuple[float, float] | None
     seconds: float
+    unit: str = "mm"
 
 
 class Predictor:
@@ -88,6 +90,8 @@ class Predictor:
             network, _, extra = load_net_with_metadata(str(path), more_extra_files=("inference.json",))
         except (RuntimeError, ValueError) as error:
             raise BlosamError(f"{path}: no readable TorchScript. Export it again with `blosam export`.") from error
+        if not extra.get("inference.json"):
+            raise BlosamError(f"{path}: holds no inference config. Export it again with `blosam export`.")
         parser = ConfigParser()
         parser.read_config(json.loads(extra["inference.json"]))
         return parser, network.to(self.device).eval()
@@ -123,6 +127,7 @@ class Predictor:
             affine=np.asarray(meta["original_affine"], dtype=np.float64),
             spacing=meta.get("spacing"),
             seconds=time.perf_counter() - start,
+            unit=meta.get("spatial_unit", "unknown"),
         )
 
 

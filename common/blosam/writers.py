@@ -33,8 +33,9 @@ def output_names(paths: Sequence[Path]) -> list[str]:
             name = f"image_{position:04d}_{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}"
         else:
             name = path.name[: -len(suffix)]
-            name = f"{name}_{position:04d}" if name in taken else name
-        taken.add(name)
+        while name in taken:
+            name = f"{name}_{position:04d}"
+        taken |= {name, f"{name}_overlay"}
         names.append(name)
     return names
 
@@ -54,7 +55,13 @@ def make_folder(path: Path) -> None:
 
 
 def write_prediction(
-    prediction: Prediction, name: str, folder: Path, formats: Sequence[str], labels: dict[str, int], force: bool = False
+    prediction: Prediction,
+    name: str,
+    folder: Path,
+    formats: Sequence[str],
+    labels: dict[str, int],
+    force: bool = False,
+    keep: Sequence[Path] = (),
 ) -> list[str]:
     """Write one prediction in each format.
 
@@ -65,6 +72,7 @@ def write_prediction(
         formats: among ``png`` (0 and 255 for one class, class indices otherwise), ``nifti``, ``overlay``.
         labels: class name to value.
         force: whether existing files are replaced.
+        keep: files that are not even replaced with ``force``: the images themselves.
 
     Returns:
         The names of the files written.
@@ -76,6 +84,8 @@ def write_prediction(
     endings = {"png": ".png", "nifti": ".nii.gz", "overlay": "_overlay.png"}
     targets = {kind: folder / f"{name}{endings[kind]}" for kind in formats}
     for target in targets.values():
+        if target.exists() and any(path.exists() and target.samefile(path) for path in keep):
+            raise BlosamError(f"{target}: is one of the images to segment and is not replaced. Give another --out.")
         if target.exists() and not force:
             raise BlosamError(f"{target}: exists already. Give another --out, or --force to replace it.")
     for kind, target in targets.items():
@@ -93,7 +103,7 @@ def _write_nifti(prediction: Prediction, path: Path, labels: dict[str, int]) -> 
     """Columns x Rows x 1, so that voxel (i, j) is column i and row j, as the affine says."""
     volume = np.ascontiguousarray(prediction.mask.T[..., None])
     image = nibabel.Nifti1Image(volume, prediction.affine)
-    image.header.set_xyzt_units("mm" if prediction.spacing else "unknown")
+    image.header.set_xyzt_units(prediction.unit)
     nibabel.save(image, path)
 
 

@@ -16,6 +16,7 @@ import torch
 from monai.bundle import ConfigWorkflow
 from PIL import Image
 
+from blosam.bundle import Bundle
 from blosam.data.phantoms.write import write_dataset
 from blosam.predictor import Predictor
 
@@ -161,3 +162,13 @@ def test_weights_of_another_image_size_are_refused(trained, tmp_path):
     assert done.returncode != 0
     assert "do not fit this network" in done.stdout + done.stderr
     assert not list((tmp_path / "out").rglob("*.png"))
+
+
+def test_the_word_false_turns_a_setting_off(trained, tmp_path):
+    """MONAI's command line passes ``--resume false`` on as a word, which would count as true."""
+    bundle, _ = trained
+    for word, expected in (("false", False), ("true", True)):
+        parser = Bundle(bundle).parser("train", resume=word, amp=word)
+        handlers = parser.get("train")["handlers"]
+        (last,) = [handler for handler in handlers if handler["_target_"].endswith("LastCheckpoint")]
+        assert parser.get_parsed_content("train#handlers#" + str(handlers.index(last))).resume is expected

@@ -11,6 +11,7 @@ from monai.data import Dataset
 
 from blosam.data import SelectionDataset, d1_d2_split, load_split
 from blosam.data.datalist import file_stem
+from blosam.data.fewshot import list_images
 from blosam.errors import BlosamError
 
 
@@ -178,3 +179,23 @@ def test_real_folders(real_data):
             split = load_split(real_data / name, 4, seed)
             sides = [{of[stem] for stem in stems(split[part])} for part in ("training", "test")]
             assert len(split["training"]) == 4 and not sides[0] & sides[1] and sides[1]
+
+
+def test_dicom_files_named_by_uid_are_found(tmp_path):
+    """Scanners name files 1.2.840.1234: what follows the last dot is no extension."""
+    for folder, names in (("images", ("1.2.840.1234", "1.2.840.1235")), ("masks", ("1.2.840.1234", "1.2.840.1235"))):
+        (tmp_path / folder).mkdir()
+        for name in names:
+            (tmp_path / folder / name).write_bytes(b"\0" * 128 + b"DICM")
+    (tmp_path / "images" / "notes.txt").write_text("not an image")
+    split = load_split(tmp_path)
+    assert [Path(pair["image"]).name for pair in split["training"]] == ["1.2.840.1234", "1.2.840.1235"]
+    assert [path.name for path in list_images(tmp_path)] == ["1.2.840.1234", "1.2.840.1235"]
+
+
+def test_negative_seed_is_named(tmp_path):
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.png").write_bytes(b"")
+    with pytest.raises(BlosamError, match="split_seed is -1"):
+        load_split(tmp_path, 1, -1)

@@ -12,6 +12,7 @@ from PIL import Image
 
 from blosam.data import SaveImaged
 from blosam.data.save import source_extension
+from blosam.dicom import ClinicalReader
 from blosam.errors import BlosamError
 
 
@@ -78,3 +79,15 @@ def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(BlosamError, match="cannot write"):
         SaveImaged("pred", output_dir=tmp_path / "file" / "out")({"pred": mask((8, 6))})
+
+
+def test_nifti_keeps_the_unit_of_its_source(tmp_path):
+    source = nib.Nifti1Image(np.arange(20, dtype=np.float32).reshape(5, 4), np.diag([25.0, 40.0, 1.0, 1.0]))
+    source.header.set_xyzt_units("micron")
+    nib.save(source, tmp_path / "slide.nii")
+    _, meta = ClinicalReader().get_data(tmp_path / "slide.nii")
+    assert meta["spacing"] == pytest.approx((0.040, 0.025))
+    SaveImaged("pred", output_dir=tmp_path / "out")({"pred": MetaTensor(torch.zeros(1, 5, 4), meta=meta)})
+    written = nib.load(tmp_path / "out" / "slide_seg.nii.gz")
+    assert written.header.get_xyzt_units()[0] == "micron"
+    assert np.array_equal(written.affine, source.affine)

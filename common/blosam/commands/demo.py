@@ -15,9 +15,9 @@ def demo(
         "runs/demo"
     ),
     bundle: Annotated[Path, typer.Option("--bundle", "-b", help="The lung bundle.")] = Path("bundles/blosam_lung"),
-    seed: Annotated[int, typer.Option(help="Draws the phantoms and the split.")] = 0,
-    shots: Annotated[int, typer.Option(help="Labelled images to train on.")] = 4,
-    held_out: Annotated[int, typer.Option(help="Other images to measure on.")] = 20,
+    seed: Annotated[int, typer.Option(min=0, help="Draws the phantoms and the split.")] = 0,
+    shots: Annotated[int, typer.Option(min=2, help="Labelled images to train on.")] = 4,
+    held_out: Annotated[int, typer.Option(min=1, help="Other images to measure on.")] = 20,
     minimum: Annotated[float, typer.Option(help="Fail below this held-out Dice.")] = 0.85,
 ) -> None:
     """Draw phantom chest X-rays, train on 4, measure on 20 others, export, segment a DICOM file, write a report.

@@ -17,7 +17,7 @@ def evaluate(
     shots: Annotated[
         int, typer.Option("--shots", "-k", help="As in training, so that the same images are left out.")
     ] = 0,
-    seed: Annotated[int, typer.Option(help="As in training.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="As in training.")] = 0,
     subset: Annotated[str, typer.Option(help="training, validation, test or all.")] = "test",
     out: Annotated[Path | None, typer.Option(help="Where the tables go; default BUNDLE/results.")] = None,
     device: Device = "auto",

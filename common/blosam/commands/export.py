@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -36,18 +37,11 @@ def export(
 
 
 def _torchscript(target, weights: Path, path: Path) -> None:
-    """Through MONAI's own exporter, so that the file holds what MONAI Deploy reads."""
-    from monai.bundle import ckpt_export
+    """The content MONAI's exporter gives, which MONAI Deploy reads; that one ends the process on a full disk."""
+    from blosam.networks.export import to_torchscript
 
-    _check_fit(target, weights)
-    ckpt_export(
-        net_id="network_def",
-        filepath=str(path),
-        ckpt_file=str(weights),
-        meta_file=str(target.config("metadata")),
-        config_file=str(target.config("inference")),
-        bundle_root=str(target.root),
-    )
+    config = {"inference.json": json.dumps(target.read("inference"))}
+    to_torchscript(_check_fit(target, weights), path, target.metadata, config)
 
 
 def _onnx(target, weights: Path, path: Path) -> None:
@@ -57,7 +51,7 @@ def _onnx(target, weights: Path, path: Path) -> None:
 
 
 def _check_fit(target, weights: Path):
-    """The network with its weights loaded strictly (MONAI's exporter copies whatever happens to match)."""
+    """The network with its weights loaded strictly."""
     from blosam.weightsio import load_strict
 
     network = target.parser("inference").get_parsed_content("network_def")

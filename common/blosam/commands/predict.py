@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from blosam.atomicio import atomic_write
 from blosam.commands.train import Device
 from blosam.errors import BlosamError
 
@@ -46,7 +47,7 @@ def predict(
         record: dict[str, object] = {"input": name}
         try:
             prediction = predictor.predict(path)
-            files = write_prediction(prediction, name, out, formats, predictor.labels, force=force)
+            files = write_prediction(prediction, name, out, formats, predictor.labels, force=force, keep=paths)
             record |= {"status": "done", "files": files, **describe(prediction, predictor.labels)}
         except BlosamError as error:
             failed += 1
@@ -54,7 +55,8 @@ def predict(
             typer.echo(f"error: {error}", err=True)
             record |= {"status": "failed", "reason": str(error).replace(str(path), name)}
         records.append(record)
-    (out / "run.json").write_text(json.dumps({"bundle": bundle.name, "images": records}, indent=2) + "\n")
+    with atomic_write(out / "run.json", "w") as file:
+        file.write(json.dumps({"bundle": bundle.resolve().name, "images": records}, indent=2) + "\n")
     typer.echo(f"{len(paths) - failed} of {len(paths)} images segmented; masks in {out}")
     if failed:
         raise typer.Exit(1)

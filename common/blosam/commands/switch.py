@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Annotated, Any
@@ -35,10 +36,27 @@ def switch(
     settings = _settings(source, method, encoder, image_size)
     configs = {name: _switched(source.read(name), settings) for name in ("train", "inference")}
     configs["metadata"] = _switched_metadata(source.metadata, settings)
-    shutil.copytree(source.root, to, ignore=shutil.ignore_patterns("models", "results", "predictions"))
-    for name, content in configs.items():
-        (to / "configs" / f"{name}.json").write_text(json.dumps(content, indent=4) + "\n")
+    _write_copy(source.root, to, configs)
     typer.echo(f"wrote {to}: " + ", ".join(f"{key} {value}" for key, value in settings.items()))
+
+
+def _write_copy(source: Path, to: Path, configs: dict[str, Any]) -> None:
+    """The copy under a temporary name, renamed when it is complete.
+
+    Raises:
+        BlosamError: when it cannot be written; nothing is then left behind.
+    """
+    partial = to.parent / f".tmp-{os.getpid()}-{to.name}"
+    try:
+        shutil.copytree(source, partial, ignore=shutil.ignore_patterns("models", "results", "predictions"))
+        for name, content in configs.items():
+            (partial / "configs" / f"{name}.json").write_text(json.dumps(content, indent=4) + "\n")
+        partial.rename(to)
+    except OSError as error:  # shutil.Error is one; its text lists every file
+        reason = error.strerror or "not every file could be copied; is the disk full?"
+        raise BlosamError(f"cannot write {to}: {reason}. Name another folder; nothing was written.") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _settings(source: Any, method: str, encoder: str, image_size: int) -> dict[str, Any]:

@@ -70,6 +70,8 @@ def load_split(
             f"{dataset_dir}: num_shots is {num_shots}, but there are {available} labelled images. "
             f"Set num_shots to 0 (all) or 1 to {available}."
         )
+    if split_seed < 0:
+        raise BlosamError(f"split_seed is {split_seed}, but seeds are 0 or more. Set split_seed.")
     if num_shots > 0:
         training, others = _draw_groups(split["training"], groups, num_shots, split_seed)
         split = {**split, "training": training, "test": split["test"] or others}
@@ -168,13 +170,28 @@ def _by_stem(folder: Path, parent: Path) -> dict[str, Path]:
         name = path.name
         if name.startswith(".") or not path.is_file():
             continue
-        if path.suffix and not name.lower().endswith(SUFFIXES):
+        if not is_image(path) and path.suffix:
             continue
         stem = file_stem(path)
         if stem in files:
             raise BlosamError(f"{path}: {files[stem].name} has the same name. Rename or remove one of the two.")
         files[stem] = path
     return files
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file is an image by its name or, as scanners name DICOM files by UIDs, by the mark DICOM puts in it.
+
+    Raises:
+        BlosamError: when the file cannot be opened.
+    """
+    if path.name.lower().endswith(SUFFIXES):
+        return True
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError as error:
+        raise BlosamError(f"{path}: the file cannot be opened ({error.strerror}). Check its permissions.") from error
 
 
 def file_stem(path: str | os.PathLike) -> str:

@@ -9,12 +9,12 @@ from typing import Any
 from monai.data import Dataset
 
 from blosam.data.checks import check_pairs
-from blosam.data.datalist import load_split
+from blosam.data.datalist import is_image, load_split
 from blosam.data.split import d1_d2_split
+from blosam.dicom.reader import SUFFIXES
 from blosam.errors import BlosamError
 
 SUBSETS = ("training", "validation", "test")
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".nii", ".nii.gz", ".dcm")
 
 
 class FewShotDataset(Dataset):
@@ -71,7 +71,7 @@ def evaluation_list(
 def list_images(source: str | Path) -> list[Path]:
     """The image files of a folder (of its ``images/`` when it has one), sorted, or the one file itself.
 
-    Files without a suffix are taken as DICOM when they carry its mark.
+    Files with any other name are taken as DICOM when they carry its mark.
 
     Raises:
         BlosamError: when there is nothing to segment.
@@ -82,19 +82,7 @@ def list_images(source: str | Path) -> list[Path]:
     folder = source / "images" if (source / "images").is_dir() else source
     if not folder.is_dir():
         raise BlosamError(f"{source}: no such file or folder. Give an image or a folder of images.")
-    found = sorted(path for path in folder.rglob("*") if path.is_file() and _is_image(path))
+    found = sorted(path for path in folder.rglob("*") if path.is_file() and path.name[0] != "." and is_image(path))
     if not found:
-        raise BlosamError(f"{source}: no image found. Expected files ending in {', '.join(_SUFFIXES)}.")
+        raise BlosamError(f"{source}: no image found. Expected files ending in {', '.join(SUFFIXES)}.")
     return found
-
-
-def _is_image(path: Path) -> bool:
-    name = path.name.lower()
-    if name.startswith("."):
-        return False
-    if name.endswith(_SUFFIXES):
-        return True
-    if path.suffix:
-        return False
-    with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"

@@ -152,7 +152,9 @@ def _write(array: np.ndarray, meta: Mapping[str, Any], path: Path, dtype: np.dty
         spatial = len(np.atleast_1d(meta.get("spatial_shape", array.shape)))
         if array.ndim > spatial == 2:
             array = array[:, :, None]  # the fourth axis holds the channels
-        nib.save(nib.Nifti1Image(array.astype(dtype), affine), path)
+        image = nib.Nifti1Image(array.astype(dtype), affine)
+        image.header.set_xyzt_units(meta.get("spatial_unit", "unknown"))  # the affine is in the source's unit
+        nib.save(image, path)
         return
     if array.ndim > 2 and array.shape[2] == 1:
         array = array[:, :, 0]

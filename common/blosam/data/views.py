@@ -1,7 +1,6 @@
 """Random views of a training image, on ``{"image": 3 x S x S in [0, 1], "label": 1 x S x S}``.
 
-The padding that ``ResizeLongestPadd`` added stays where and what it is: at inference it is always at the
-    bottom or
+The padding that ``ResizeLongestPadd`` added stays where and what it is: at inference it is always at the bottom or
 right and of the mean colour, so views only change the content. All randomness comes from MONAI's ``self.R``.
 """
 
@@ -257,7 +256,7 @@ class RandBlurd(_View):
     def draw(self, rows: int, columns: int) -> None:
         """Draw the width and make the kernel."""
         sigma = float(self.R.uniform(0.3, 1.0)) * self.sigma * max(rows, columns) / 256
-        reach = max(1, min(math.ceil(2.5 * sigma), min(rows, columns) - 1))
+        reach = min(max(1, math.ceil(2.5 * sigma)), min(rows, columns) - 1)  # 0 for a strip one pixel wide
         position = torch.arange(-reach, reach + 1, dtype=torch.float32)
         kernel = torch.exp(-0.5 * (position / sigma) ** 2)
         self._kernel, self._reach = kernel / kernel.sum(), reach

@@ -46,6 +46,7 @@ def read_nifti(path: str | os.PathLike) -> Picture:
         raw = np.asanyarray(image.dataobj)
         affine = np.asarray(image.affine, dtype=np.float64)
         spacing = _spacing(image, affine)
+        unit = image.header.get_xyzt_units()[0]
     except _DECODE_ERRORS as error:
         raise _unreadable(path, error) from error
     raw = raw.reshape(shape[:2])
@@ -62,6 +63,7 @@ def read_nifti(path: str | os.PathLike) -> Picture:
         kind="nifti",
         spatial_shape=shape[:2] if len(shape) == 2 else (*shape[:2], 1),
         spacing=spacing,
+        unit=unit,
         white=255.0 if eight_bit else None,
         intensity="divided by 255" if eight_bit else "percentiles 0.5 to 99.5",
     )

@@ -19,7 +19,7 @@ class Picture:
 
     Attributes:
         values: W x H, or W x H x 3 for colour; the first axis is the column index, as in MONAI.
-        affine: 4 x 4, from (column, row, 0, 1) to millimetres in RAS.
+        affine: 4 x 4, from (column, row, 0, 1) to RAS in ``unit``.
         kind: ``raster`` (PNG, JPEG, ...), ``nifti`` or ``dicom``.
         spatial_shape: shape of the source grid: (W, H), or (W, H, 1) for a NIfTI file with a third axis.
         spacing: (between rows, between columns) in millimetres, or None when the file does not say.
@@ -27,6 +27,7 @@ class Picture:
         inverted: whether low values are bright (MONOCHROME1).
         lossy: whether the compression may have changed mask values (JPEG).
         padding: value of pixels that are no measurement; they do not count for the percentiles.
+        unit: of the affine, in NIfTI's words: meter, mm, micron or unknown.
         intensity: how the values are scaled, in words.
     """
 
@@ -39,6 +40,7 @@ class Picture:
     inverted: bool = False
     lossy: bool = False
     padding: float | None = None
+    unit: str = "unknown"
     intensity: str = "percentiles 0.5 to 99.5"
 
     def unit_range(self) -> np.ndarray:

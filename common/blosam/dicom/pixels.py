@@ -64,6 +64,7 @@ def read_dicom(path: str | os.PathLike, label: bool = False) -> Picture:
         kind="dicom",
         spatial_shape=(int(dataset.Columns), int(dataset.Rows)),
         spacing=spacing,
+        unit="mm" if spacing else "unknown",
         white=None,
     )
     if stored.ndim == 3:

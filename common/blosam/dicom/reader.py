@@ -35,8 +35,9 @@ class ClinicalReader(ImageReader):
     99.5. Label mode gives uint8 classes 0..K of the same grid.
 
     The metadata hold ``affine`` and ``original_affine`` (4 x 4, RAS, of the W x H array), ``spatial_shape``,
-    ``space``, ``filename_or_obj``, ``source_kind`` (raster, nifti or dicom), ``intensity`` (how values were
-    scaled) and, only when the file tells it, ``spacing``: (between rows, between columns) in millimetres.
+    ``space``, ``filename_or_obj``, ``source_kind`` (raster, nifti or dicom), ``spatial_unit`` (of the affine:
+    meter, mm, micron or unknown), ``intensity`` (how values were scaled) and, only when the file tells it,
+    ``spacing``: (between rows, between columns) in millimetres.
     Keys without a value are left out because batches cannot hold None.
 
     Args:
@@ -117,6 +118,7 @@ def _metadata(path: Path, picture: Picture, colour: bool) -> dict[str, Any]:
         MetaKeys.AFFINE: picture.affine.copy(),
         MetaKeys.ORIGINAL_AFFINE: picture.affine.copy(),
         "source_kind": picture.kind,
+        "spatial_unit": picture.unit,
         "intensity": picture.intensity,
     }
     if picture.spacing is not None:

@@ -20,7 +20,10 @@ _ONNX_LIMIT = 1_900_000_000  # bytes; an ONNX file cannot exceed 2 GiB
 
 
 def to_torchscript(
-    network: BloSam, path: str | os.PathLike, metadata: Mapping[str, Any] | None = None
+    network: BloSam,
+    path: str | os.PathLike,
+    metadata: Mapping[str, Any] | None = None,
+    extra_files: Mapping[str, str] | None = None,
 ) -> torch.jit.ScriptModule:
     """Write a TorchScript file: image B x 3 x S x S in [0, 1] to logits B x (K + 1) x S x S, any B.
 
@@ -28,6 +31,7 @@ def to_torchscript(
         network: written as it is in evaluation mode; not changed.
         path: the file to write, usually ``model.ts``; replaced atomically.
         metadata: stored as ``metadata.json`` inside the file.
+        extra_files: name and text of other files to store inside, e.g. ``inference.json``.
 
     Returns:
         the scripted module.
@@ -36,7 +40,7 @@ def to_torchscript(
         BlosamError: when the file cannot be written.
     """
     scripted = torch.jit.script(network)
-    extra = {METADATA_FILE: json.dumps(dict(metadata or {}))}
+    extra = {METADATA_FILE: json.dumps(dict(metadata or {})), **(extra_files or {})}
     # By file object: on a full disk TorchScript's own writer aborts the process when it is given a file name.
     with atomic_write(path) as file:
         torch.jit.save(scripted, file, _extra_files=extra)
