@@ -7,6 +7,7 @@ megabytes people share.
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 import os
@@ -45,7 +46,7 @@ class LastCheckpoint:
     Args:
         path: the file, usually ``models/last.pt``.
         resume: load ``path`` before training; if it does not exist, say so and start from the beginning.
-        interval: epochs between two writes; the last epoch is always written.
+        interval: epochs between two writes; the last epoch is always written, and on Ctrl-C the last complete one.
     """
 
     def __init__(self, path: str | os.PathLike, resume: bool = False, interval: int = 1) -> None:
@@ -54,6 +55,7 @@ class LastCheckpoint:
         self.interval = max(int(interval), 1)
         self._base: dict[str, Any] | None = None
         self._kept_epoch = 0  # of this run, in the file
+        self._unsaved: dict[str, Any] | None = None  # the last complete epoch, while it is not in the file
 
     def attach(self, engine: Engine) -> None:
         """Register with a ``BilevelTrainer``; the place in the list of handlers does not matter."""
@@ -77,16 +79,37 @@ class LastCheckpoint:
             logger.info("%s will be replaced after the first epoch; resume is false.", self.path)
 
     def save(self, engine: Engine) -> None:
-        """Write the state, atomically.
+        """Write the state, atomically; between two writes keep a copy, for Ctrl-C.
 
         Raises:
             BlosamError: when it cannot be written (disk full, ...); the previous file survives.
         """
         ends = engine.should_terminate or engine.state.epoch >= engine.state.max_epochs
-        if engine.state.epoch % self.interval and not ends:
-            return
+        state = self._state(engine)
+        if ends or engine.state.epoch % self.interval == 0:
+            self._unsaved = state
+            self._write()
+        else:
+            for part in ("trained", "optimizers"):  # all else is not changed in place
+                state[part] = copy.deepcopy(state[part])
+            self._unsaved = state
+
+    def explain_interruption(self, engine: Engine) -> None:
+        """Write the last complete epoch if it is not in the file yet, and say what is kept and how to go on."""
+        if self._unsaved is not None:
+            self._write()
+        if self._kept_epoch:
+            logger.warning(
+                "Interrupted in epoch %d of %d. %s keeps the state after epoch %d: run the same command again with "
+                "resume=true to go on from there.",
+                engine.state.epoch, engine.state.max_epochs, self.path, self._kept_epoch,
+            )  # fmt: skip
+        else:
+            logger.warning("Interrupted before the first state was saved: nothing is kept, start again.")
+
+    def _state(self, engine: Engine) -> dict[str, Any]:
         loader = engine.data_loader
-        state = {
+        return {
             "format": STATE_FORMAT,
             "base": self._base_facts(engine.network),
             "trained": _trained(engine.network),
@@ -97,20 +120,11 @@ class LastCheckpoint:
             "handlers": {name: _state_of(handler) for name, handler in _stateful(engine)},
             "rng": capture_rng(),
         }
-        with atomic_write(self.path) as file:
-            torch.save(state, file)
-        self._kept_epoch = engine.state.epoch
 
-    def explain_interruption(self, engine: Engine) -> None:
-        """Say what is kept and how to go on."""
-        if self._kept_epoch:
-            logger.warning(
-                "Interrupted in epoch %d of %d. %s keeps the state after epoch %d: run the same command again with "
-                "resume=true to go on from there.",
-                engine.state.epoch, engine.state.max_epochs, self.path, self._kept_epoch,
-            )  # fmt: skip
-        else:
-            logger.warning("Interrupted before the first state was saved: nothing is kept, start again.")
+    def _write(self) -> None:
+        with atomic_write(self.path) as file:
+            torch.save(self._unsaved, file)
+        self._kept_epoch, self._unsaved = self._unsaved["engine"]["epoch"], None
 
     def _load(self, engine: Engine) -> None:
         state = _read_state(self.path)
