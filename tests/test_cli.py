@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -132,6 +133,8 @@ def test_predict_goes_on_after_a_bad_image_and_says_so(blosam, trained, tmp_path
     code, out, err = blosam("predict", bad, good, "--bundle", bundle, "--out", tmp_path / "out", "--device", "cpu")
     assert code == 1
     assert "broken.png" in err and err.count("error:") == 1
+    (line,) = [line for line in re.split(r"[\r\n]", err) if "error:" in line]
+    assert line.strip().startswith("error:")
     statuses = [entry["status"] for entry in json.loads((tmp_path / "out" / "run.json").read_text())["images"]]
     assert statuses == ["failed", "done"]
     assert (tmp_path / "out" / f"{good.stem}.png").is_file() and not (tmp_path / "out" / "broken.png").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -52,7 +53,7 @@ def predict(
         except BlosamError as error:
             failed += 1
             # Paths can hold a patient's name: the terminal sees them, the record does not.
-            typer.echo(f"error: {error}", err=True)
+            tqdm.write(f"error: {error}", file=sys.stderr)  # on a line of its own, above the progress bar
             record |= {"status": "failed", "reason": str(error).replace(str(path), name)}
         records.append(record)
     with atomic_write(out / "run.json", "w") as file:
