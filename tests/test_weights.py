@@ -352,6 +352,28 @@ def test_interrupt_keeps_what_was_received(server: Server, tmp_path: Path, monke
     assert file.target.read_bytes() == CONTENT
 
 
+def test_a_folder_in_the_files_place_is_named_and_nothing_is_transferred_twice(server: Server, tmp_path: Path) -> None:
+    file = remote(server.url, tmp_path)
+    (file.target / "inside").mkdir(parents=True)
+    with pytest.raises(BlosamError) as caught:
+        get(file)
+    one_line(caught.value, str(file.target), "Remove what is in its place")
+    (file.target / "inside").rmdir()
+    file.target.rmdir()
+    before = len(server.requests)
+    assert get(file).read_bytes() == CONTENT
+    assert len(server.requests) == before
+
+
+def test_a_link_to_a_shared_copy_is_used_as_it_is(closed_port: int, tmp_path: Path) -> None:
+    shared = tmp_path / "shared.pth"
+    shared.write_bytes(CONTENT)
+    file = remote(f"http://127.0.0.1:{closed_port}/sam.pth", tmp_path)
+    file.target.parent.mkdir(parents=True)
+    file.target.symlink_to(shared)
+    assert get(file) == file.target and file.target.is_symlink()
+
+
 def test_folder_that_cannot_be_written(server: Server, tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file")
     with pytest.raises(BlosamError, match="cannot write to this folder"):

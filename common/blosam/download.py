@@ -263,9 +263,15 @@ def _finish(remote: RemoteFile) -> None:
             f"{remote.url}: the fetched file is damaged or another one (sha256 {found}, expected "
             f"{remote.sha256}); it was deleted. Fetch it again."
         )
-    with open(remote.part, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(remote.part, remote.target)
+    try:
+        with open(remote.part, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(remote.part, remote.target)
+    except OSError as error:
+        raise BlosamError(
+            f"{remote.target}: the fetched file cannot be put there ({error.strerror or error}). Remove what is in its "
+            "place, or set BLOSAM_WEIGHTS_DIR to another folder; fetching again does not transfer it anew."
+        ) from error
 
 
 def _other_file(remote: RemoteFile, offered: str) -> BlosamError:
@@ -277,7 +283,7 @@ def _other_file(remote: RemoteFile, offered: str) -> BlosamError:
 
 def _size(path: Path) -> int | None:
     with suppress(OSError):
-        return path.stat().st_size
+        return path.stat().st_size if path.is_file() else None
     return None
 
 

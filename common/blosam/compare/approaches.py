@@ -7,7 +7,6 @@ write a function from task to trained network and ``register`` it; nothing else 
 from __future__ import annotations
 
 import functools
-import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -27,6 +26,7 @@ from blosam.data import BilevelLoader, FeatureBank, default_views
 from blosam.engines import BilevelTrainer
 from blosam.errors import BlosamError
 from blosam.networks import BloSam
+from blosam.weightsio import sha256_of
 
 
 @dataclass(frozen=True)
@@ -231,8 +231,7 @@ def _preset_settings(name: str, options: Options) -> dict[str, Any]:
 @functools.cache
 def _sha256(path: Path, changed: int) -> str:
     """Digest of a file; ``changed`` makes a rewritten file a new question."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256_of(path)
 
 
 def _register_all() -> None:
