@@ -574,3 +574,13 @@ def test_two_image_sizes_share_their_base_digest() -> None:
     """Position tables differ with the size (the size itself is checked by name); all other base weights do not."""
     large = BloSam(encoder="tiny", image_size=128)
     assert weightsio.frozen_sha256(blo_sam()) == weightsio.frozen_sha256(large)
+
+
+def test_truncation_is_named_wherever_the_file_ends(tmp_path):
+    """A zip cut at 50 kB makes PyTorch seek before its start, which looks like a disk error."""
+    torch.save({"w": torch.randn(300_000)}, tmp_path / "model.pt")
+    whole = (tmp_path / "model.pt").read_bytes()
+    for size in (500, 50_000, len(whole) - 100):
+        (tmp_path / "model.pt").write_bytes(whole[:size])
+        with pytest.raises(BlosamError, match="truncated"):
+            weightsio.read_state(tmp_path / "model.pt")

@@ -6,6 +6,7 @@ never run code) and strict: every tensor of the network must be in the file with
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -114,7 +115,9 @@ def read_state(path: str | os.PathLike) -> dict[str, Tensor]:
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise BlosamError(f"{file}: cannot be read ({error.strerror or error}). Check its permissions.") from error
+        # PyTorch's zip reader seeks before the start of some truncated files: EINVAL, and no fault of the disk.
+        mend = "It may be truncated: replace it" if error.errno == errno.EINVAL else "Check its permissions"
+        raise BlosamError(f"{file}: cannot be read ({error.strerror or error}). {mend}.") from error
     except _UNREADABLE as error:
         if any(words in str(error).lower() for words in ("unsupported global", "unsupported class")):
             raise BlosamError(
