@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import itertools
 
 import pytest
 import torch
@@ -28,10 +27,7 @@ def whole(tmp_path_factory):
 
 
 def test_the_same_seed_gives_the_same_weights_and_a_resumed_run_equals_a_whole_one(whole, tmp_path):
-    interrupted = Pretraining(tmp_path, settings(6), workers=0)
-    for batch in itertools.islice(interrupted._batches(), 3):
-        interrupted._train_step(batch)
-    interrupted._save()
+    Pretraining(tmp_path, settings(6, stop_at=3), workers=0).run()
     resumed = Pretraining(tmp_path, settings(6), workers=1, resume=True)
     assert resumed.step == 3
     resumed.run()

@@ -12,6 +12,9 @@ def pretrain(
     out: Annotated[Path, typer.Option(help="Folder of the run: last.pt, losses.csv, held_out.csv, tiny.safetensors.")],
     steps: Annotated[int | None, typer.Option(min=1, help="Length of the run in steps (reproducible).")] = None,
     minutes: Annotated[float | None, typer.Option(min=0, help="Length of the run in minutes of training.")] = None,
+    stop_at: Annotated[
+        int | None, typer.Option(min=1, help="Stop at this step and leave the rest to a resume.")
+    ] = None,
     size: Annotated[int, typer.Option(help="Side of the images in pixels, a multiple of 16.")] = 256,
     batch_size: Annotated[int, typer.Option(help="Images a step, even.")] = 16,
     kinds: Annotated[str, typer.Option(help="What is drawn, separated by commas.")] = "shapes,chest,dental,colonoscopy",
@@ -34,6 +37,7 @@ def pretrain(
     settings = Settings(
         steps=steps,
         minutes=minutes,
+        stop_at=stop_at,
         size=size,
         batch_size=batch_size,
         seed=seed,

@@ -47,6 +47,7 @@ class Settings:
     Attributes:
         steps: length of the run, or None to go by ``minutes``.
         minutes: training time of the run including what was done before a resume, or None to go by ``steps``.
+        stop_at: step to stop at before the run is over, to go on at another size; None goes to the end.
         size: side of the square images in pixels, divisible by 16.
         batch_size: even; half of the images come with a point or a box, half without.
         seed: of weights and images.
@@ -61,6 +62,7 @@ class Settings:
 
     steps: int | None = None
     minutes: float | None = None
+    stop_at: int | None = None
     size: int = 256
     batch_size: int = 16
     seed: int = 0
@@ -131,7 +133,7 @@ class Pretraining:
         logger.info("pretraining from step %d on %s", self.step, self.device)
         begun, before, saved = time.monotonic(), self.seconds, time.monotonic()
         for batch in self._batches():
-            if self.progress() >= 1:
+            if self.progress() >= 1 or self.step == self.settings.stop_at:
                 break
             parts = self._train_step(batch)
             self.seconds = before + time.monotonic() - begun
