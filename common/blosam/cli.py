@@ -39,7 +39,8 @@ def _options(
     logging.getLogger("blosam").setLevel(logging.INFO)
     if not verbose:
         for noisy in ("ignite", "monai", "torch.onnx"):
-            logging.getLogger(noisy).setLevel(logging.ERROR)
+            # Ignite announces every error before it is raised; the command prints it once, itself.
+            logging.getLogger(noisy).setLevel(logging.CRITICAL if noisy == "ignite" else logging.ERROR)
         # Said by MONAI whenever a config is read or an image loaded; --verbose shows both.
         warnings.filterwarnings("ignore", message="parsing config_file")
         warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
