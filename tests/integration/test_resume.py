@@ -64,9 +64,18 @@ def _epochs_recorded(bundle: Path) -> int:
     return len(history.read_text().splitlines()) if history.is_file() else 0
 
 
+def _hear_ctrl_c() -> None:
+    """A test run started in the background ignores SIGINT, and its children would inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def _kill_midway(bundle: Path, data: Path, sign: int) -> None:
     process = subprocess.Popen(
-        _command(bundle, data, False), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=_environment()
+        _command(bundle, data, False),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=_environment(),
+        preexec_fn=_hear_ctrl_c,
     )
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
