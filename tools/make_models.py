@@ -24,7 +24,7 @@ from blosam.errors import BlosamError
 
 ROOT = Path(__file__).resolve().parents[1]
 TASKS = ROOT / "bundles" / "_tasks"
-IMAGES = 8
+IMAGES, EPOCHS = 4, 70
 
 
 def make(name: str, root: Path) -> None:
@@ -34,7 +34,13 @@ def make(name: str, root: Path) -> None:
     bundle = Bundle(root)
     with tempfile.TemporaryDirectory() as folder:
         write_dataset(kind, folder, IMAGES, seed=1, size=512, image_format="png")
-        bundle.run("training", dataset_dir=folder, output_dir=str(Path(folder) / "results"), num_views=16)
+        bundle.run(
+            "training",
+            dataset_dir=folder,
+            output_dir=str(Path(folder) / "results"),
+            num_views=16,
+            **{"train#trainer#max_epochs": EPOCHS},
+        )
     export(bundle=root, format="torchscript", out=None)
     print(f"{name}: trained on {IMAGES} phantoms in {time.perf_counter() - started:.0f} s")
 
