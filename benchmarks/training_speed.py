@@ -26,12 +26,12 @@ from typing import Any
 import torch
 from ignite.engine import Events
 from monai.data import Dataset
-from monai.losses import DiceCELoss
 
 from blosam.atomicio import atomic_write
 from blosam.data.bank import FeatureBank, soft_labels
 from blosam.data.loader import BilevelLoader
 from blosam.engines import BilevelTrainer, PolySchedule
+from blosam.engines.objective import published_loss
 from blosam.networks import BloSam
 
 IMAGES = 4
@@ -88,8 +88,7 @@ def train(mode: str, encoder: str, size: int, device: str, steps: int, timed: in
     bank_class = FeatureBank if mode == "cached" else ReencodingBank
     bank = bank_class(Dataset(draw_images(size)), network, num_views=1, device=device)
     loader = BilevelLoader(bank)
-    loss = DiceCELoss(softmax=True, squared_pred=True, batch=True, include_background=True, lambda_dice=0.8,
-                      lambda_ce=0.2, smooth_nr=1e-5, smooth_dr=1e-5)  # fmt: skip
+    loss = published_loss()
     trainer = BilevelTrainer(
         device, -(-steps // len(loader)), loader, network,
         torch.optim.AdamW(network.weight_parameters(), lr=5e-3, weight_decay=0.1, fused=True),

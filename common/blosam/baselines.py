@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 
 import torch
-from monai.losses import DiceCELoss
 from monai.networks.nets import BasicUNet
 from torch import nn
 
 from blosam.compare.budget import Budget, rate_factor
 from blosam.data.bank import FeatureBank
 from blosam.data.loader import BilevelLoader
+from blosam.engines.objective import published_loss
 
 _FEATURES = (16, 32, 64, 128, 256, 16)  # the reference network of the documentation
 
@@ -78,9 +78,7 @@ def train_unet(
     Raises:
         BlosamError: when ``steps`` or ``seconds`` is not positive.
     """
-    loss_function = DiceCELoss(
-        softmax=True, squared_pred=True, batch=True, lambda_dice=0.8, lambda_ce=0.2, smooth_nr=1e-5, smooth_dr=1e-5
-    )
+    loss_function = published_loss()
     loader = BilevelLoader(bank, batch_size=batch_size, seed=seed, joint=True)
     optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=0.05)
     budget = Budget(math.inf if seconds is None else seconds, steps)

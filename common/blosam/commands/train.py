@@ -58,9 +58,9 @@ def train(
     if out is not None:
         overrides["output_dir"] = str(out.resolve())
     flow = target.run("training", **overrides)
-    saver_score = flow.parser.get_parsed_content("train#trainer").state
+    state = flow.parser.get_parsed_content("train#trainer").state
     typer.echo(f"weights: {target.weights}")
-    typer.echo(json.dumps({"epochs": saver_score.epoch, "iterations": saver_score.iteration}))
+    typer.echo(json.dumps({"epochs": state.epoch, "iterations": state.iteration}))
 
 
 def parse_views(views: str) -> int | str:

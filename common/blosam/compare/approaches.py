@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from monai.data import Dataset
-from monai.losses import DiceCELoss
 from torch import nn
 
 from blosam import methods, weights
@@ -24,6 +23,7 @@ from blosam.compare.budget import Budget, BudgetSchedule
 from blosam.compare.options import Options
 from blosam.data import BilevelLoader, FeatureBank, default_views
 from blosam.engines import BilevelTrainer
+from blosam.engines.objective import published_loss
 from blosam.errors import BlosamError
 from blosam.networks import BloSam
 from blosam.weightsio import sha256_of
@@ -155,7 +155,7 @@ def train_preset(name: str, task: Task) -> Trained:
         network=network,
         weight_optimizer=torch.optim.AdamW(theta, preset.weight_lr, weight_decay=preset.weight_decay),
         prompt_optimizer=torch.optim.AdamW(prompt, preset.prompt_lr, weight_decay=preset.weight_decay),
-        loss_function=_loss(),
+        loss_function=published_loss(),
         joint=preset.joint,
         order=preset.order,
         hypergradient=preset.hypergradient,
@@ -202,13 +202,6 @@ def _trained(
         trained_parameters=sum(p.numel() for p in trained),
         d1=d1,
         d2=d2,
-    )
-
-
-def _loss() -> DiceCELoss:
-    """The loss of the bundles."""
-    return DiceCELoss(
-        softmax=True, squared_pred=True, batch=True, lambda_dice=0.8, lambda_ce=0.2, smooth_nr=1e-5, smooth_dr=1e-5
     )
 
 

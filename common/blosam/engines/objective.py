@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from monai.losses import DiceCELoss
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -74,3 +75,13 @@ def iou_loss(logits: Tensor, predicted_iou: Tensor, target: Tensor) -> Tensor:
         union = torch.maximum(mask, target).sum((2, 3))
         actual = torch.where(union > 0, shared / union.clamp_min(1e-12), 1.0)
     return functional.mse_loss(predicted_iou[:, 1:], actual[:, 1:])
+
+
+def published_loss() -> DiceCELoss:
+    """BLO-SAM's loss on logits and soft targets B x (K+1) x h x w: 0.2 cross-entropy + 0.8 Dice over the batch.
+
+    The bundles' configs spell out the same numbers, so that users can change them there.
+    """
+    return DiceCELoss(
+        softmax=True, squared_pred=True, batch=True, lambda_dice=0.8, lambda_ce=0.2, smooth_nr=1e-5, smooth_dr=1e-5
+    )
