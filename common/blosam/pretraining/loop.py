@@ -105,16 +105,26 @@ class Pretraining:
         device: torch device.
         workers: processes that draw images; 0 draws in this process.
         resume: go on from ``last.pt`` if it is there.
+        start: weights to begin with, a ``tiny.safetensors`` of an earlier run; None begins with random ones.
 
     Raises:
         BlosamError: when the folder holds a run and ``resume`` is off, or a run of another seed or batch size.
     """
 
-    def __init__(self, out: Path, settings: Settings, device: str = "cpu", workers: int = 1, resume: bool = False):
+    def __init__(
+        self,
+        out: Path,
+        settings: Settings,
+        device: str = "cpu",
+        workers: int = 1,
+        resume: bool = False,
+        start: Path | None = None,
+    ) -> None:
         self.out, self.settings, self.device, self.workers = Path(out), settings, torch.device(device), workers
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
-            self.network = PromptableTiny(settings.size).to(self.device)
+            network = PromptableTiny(settings.size) if start is None else load_weights(start, settings.size)
+            self.network = network.train().to(self.device)
             self.average = PromptableTiny(settings.size).to(self.device).eval().requires_grad_(False)
         self.average.load_state_dict(self.network.state_dict())
         self.optimizer = torch.optim.AdamW(
