@@ -30,7 +30,7 @@ IMAGES, EPOCHS = 4, 70
 def make(name: str, root: Path) -> None:
     """Train and export one bundle on phantoms of its kind."""
     started = time.perf_counter()
-    kind = json.loads((TASKS / f"{name}.json").read_text())["docs"]["phantom"]
+    kind = json.loads((TASKS / f"{name}.json").read_text())["phantom"]
     bundle = Bundle(root)
     with tempfile.TemporaryDirectory() as folder:
         write_dataset(kind, folder, IMAGES, seed=1, size=512, image_format="png")
@@ -47,7 +47,7 @@ def make(name: str, root: Path) -> None:
 
 def main() -> int:
     """Command line."""
-    known = sorted(path.stem for path in TASKS.glob("*.json"))
+    known = sorted(path.stem for path in TASKS.glob("*.json") if "phantom" in json.loads(path.read_text()))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", default=known, help=f"bundles: {', '.join(known)}")
     names = parser.parse_args().names

@@ -30,7 +30,7 @@ def drawn(views, seed, source):
     return views(dict(source))
 
 
-@pytest.mark.parametrize("kind", ["greyscale", "rgb"])
+@pytest.mark.parametrize("kind", ["greyscale", "panoramic", "rgb"])
 def test_image_and_label_move_together(kind):
     source = item(colour=kind == "rgb")
     views = default_views(kind)
@@ -62,7 +62,7 @@ def test_greyscale_stays_grey():
     assert not torch.equal(colours[0], colours[1])
 
 
-@pytest.mark.parametrize("kind", ["greyscale", "rgb"])
+@pytest.mark.parametrize("kind", ["greyscale", "panoramic", "rgb"])
 @pytest.mark.parametrize("shape", [(64, 40), (30, 64)])
 def test_padding_stays_where_inference_has_it(kind, shape):
     pad = ResizeLongestPadd(["image", "label"], size=64)
@@ -149,7 +149,7 @@ def test_every_step_can_be_written_in_a_config():
 
 
 def test_unknown_kind():
-    with pytest.raises(BlosamError, match="kind 'infrared'. Use one of greyscale, rgb"):
+    with pytest.raises(BlosamError, match="kind 'infrared'. Use one of greyscale, panoramic, rgb"):
         default_views("infrared")
 
 

@@ -18,15 +18,16 @@ from torch.nn import functional as F
 from blosam.data.transforms import PIXEL_MEAN
 from blosam.errors import BlosamError
 
-KINDS = ("greyscale", "rgb")
+KINDS = ("greyscale", "panoramic", "rgb")
 
 
 def default_views(kind: str = "greyscale", flip: bool = True) -> Compose:
     """The views the bundles use.
 
     Args:
-        kind: ``greyscale`` for radiographs: all three channels stay equal. ``rgb`` for endoscopy, which has
-            no upright direction: any quarter turn, and colours vary.
+        kind: ``greyscale`` for radiographs: all three channels stay equal. ``panoramic`` for dental panoramas:
+            as greyscale, but the head is held by the device, so that views turn and shift less. ``rgb`` for
+            endoscopy, which has no upright direction: mirrored and turned any way, and colours vary.
         flip: whether views may be mirrored; turn off where left and right mean different classes.
 
     Returns:
@@ -43,6 +44,16 @@ def default_views(kind: str = "greyscale", flip: bool = True) -> Compose:
                 RandGeometryd(both, degrees=12.0, scale=0.17, translate=0.07, shear=3.0),
                 RandToned("image", gamma=0.6, contrast=0.2, brightness=0.08),
                 RandBlurd("image", sigma=1.0, prob=0.25),
+                RandNoised("image", sigma=0.03, prob=0.8),
+            ]
+        )
+    if kind == "panoramic":
+        return Compose(
+            [
+                RandTurnd(both, horizontal=0.5 if flip else 0.0),
+                RandGeometryd(both, degrees=5.0, scale=0.12, translate=0.04, shear=2.0),
+                RandToned("image", gamma=0.6, contrast=0.2, brightness=0.08),
+                RandBlurd("image", sigma=0.7, prob=0.25),
                 RandNoised("image", sigma=0.03, prob=0.8),
             ]
         )
