@@ -21,7 +21,9 @@ def pretrain(
     seed: Annotated[int, typer.Option(min=0, help="Of the weights and of the images.")] = 0,
     device: Annotated[str, typer.Option(help="PyTorch device, for example cpu or cuda.")] = "cpu",
     workers: Annotated[int, typer.Option(min=0, help="Processes that draw images.")] = 1,
-    start: Annotated[Path | None, typer.Option(help="Weights to begin with: tiny.safetensors of an earlier run.")] = None,
+    start: Annotated[
+        Path | None, typer.Option(help="Weights to begin with: tiny.safetensors of an earlier run.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from last.pt.")] = False,
 ) -> None:
     """Pretrain the embedded model on images this project draws itself.
