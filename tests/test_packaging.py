@@ -111,7 +111,7 @@ def test_everything_installed_for_the_package_is_pinned():
     """Follows the metadata of the installed packages, so that no indirect dependency floats."""
     pins = constraints()
     unpinned = set()
-    waiting = [*CORE, *EXTRAS["export"], *EXTRAS["dicom"], *EXTRAS["dev"]]
+    waiting = [*CORE, *sum((EXTRAS[extra] for extra in ("export", "dicom", "prepare", "dev")), [])]
     seen = set()
     while waiting:
         requirement = waiting.pop()
@@ -144,7 +144,7 @@ def test_immediate_imports_are_core_dependencies():
 
 
 def test_every_import_is_declared():
-    declared = names(CORE).union(*(names(EXTRAS[extra]) for extra in ("export", "tracking", "dicom")))
+    declared = names(CORE).union(*(names(EXTRAS[extra]) for extra in ("export", "tracking", "dicom", "prepare")))
     undeclared = [(path, name) for path, name, _ in third_party_imports() if name not in declared]
     assert undeclared == []
     assert "torch" in {name for _, name, _ in third_party_imports()}

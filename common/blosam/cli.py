@@ -50,7 +50,19 @@ def _options(
 
 def _register() -> None:
     """Mount the commands; each imports PyTorch only when it runs, so ``--help`` stays quick."""
-    from blosam.commands import compare, demo, evaluate, export, info, predict, pretrain, switch, train, weights
+    from blosam.commands import (
+        compare,
+        demo,
+        evaluate,
+        export,
+        info,
+        predict,
+        prepare,
+        pretrain,
+        switch,
+        train,
+        weights,
+    )
 
     app.command("demo")(demo.demo)
     app.command("train")(train.train)
@@ -60,6 +72,7 @@ def _register() -> None:
     app.command("switch")(switch.switch)
     app.command("info")(info.info)
     app.command("compare")(compare.compare)
+    app.command("prepare")(prepare.prepare)
     app.command("pretrain")(pretrain.pretrain)
     app.add_typer(weights.app, name="weights")
 

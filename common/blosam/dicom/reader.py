@@ -81,7 +81,7 @@ class ClinicalReader(ImageReader):
                 of one value or with NaN (image mode), or not a mask of K classes (label mode).
         """
         path = _file(_single(img))
-        picture = _decode(path, label=self.mode == "label")
+        picture = decode(path, label=self.mode == "label")
         if self.mode == "label":
             values = class_mask(path, picture, self.num_classes)
         else:
@@ -93,8 +93,12 @@ class ClinicalReader(ImageReader):
         return np.ascontiguousarray(values), meta
 
 
-def _decode(path: Path, label: bool) -> Picture:
-    """Decode a file by its content."""
+def decode(path: Path, label: bool) -> Picture:
+    """Decode a file by its content, whatever its name.
+
+    Raises:
+        BlosamError: when it cannot be opened or decoded.
+    """
     name = path.name.lower()
     try:
         with path.open("rb") as stream:

@@ -1,0 +1,96 @@
+"""SEG objects of other makers: several segments, fractional, one SEG over several images, broken ones."""
+
+from __future__ import annotations
+
+import highdicom
+import numpy as np
+import pydicom
+import pytest
+from highdicom.sr.coding import CodedConcept
+
+from blosam.data.phantoms.write import write_dataset
+from blosam.errors import BlosamError
+from blosam.prepare.segobjects import find_segmentations
+
+ORGAN = CodedConcept("123037004", "SCT", "Anatomical Structure")
+LUNG = CodedConcept("39607008", "SCT", "Lung")
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
+    items = write_dataset("chest", folder, 2, seed=1, size=48, image_format="dicom", aspect=1.0)
+    datasets = [pydicom.dcmread(item["image"]) for item in items]
+    for dataset in datasets:
+        dataset.StudyInstanceUID, dataset.SeriesInstanceUID = (
+            datasets[0].StudyInstanceUID,
+            datasets[0].SeriesInstanceUID,
+        )
+        dataset.PatientID = "one"
+    return folder, datasets
+
+
+def seg(sources, pixels, kind, labels, path):
+    descriptions = [
+        highdicom.seg.SegmentDescription(number, label, ORGAN, LUNG, "MANUAL")
+        for number, label in enumerate(labels, start=1)
+    ]
+    made = highdicom.seg.Segmentation(
+        sources, pixels, kind, descriptions, highdicom.UID(), 1, highdicom.UID(), 1, "maker", "model", "1", "serial",
+    )  # fmt: skip
+    made.save_as(path)
+    return path
+
+
+def test_fractional_segments_of_two_classes_are_cut_at_one_half(sources, tmp_path):
+    folder, (first, _) = sources
+    rng = np.random.default_rng(0)
+    pixels = rng.random((1, 48, 48, 2)).astype(np.float32)
+    pixels[0, 0, 0] = [0.7, 0.1]
+    path = seg([first], pixels, "FRACTIONAL", ["left", "right"], tmp_path / "s.dcm")
+    images = sorted((folder / "images").iterdir())
+    found = find_segmentations(images, [path])
+    assert found.classes == ["left", "right"] and len(found.labelled) == 1 and len(found.unlabelled) == 1
+    layers = found.labelled[0].read((48, 48))
+    sure = np.abs(pixels[0] - 0.5) > 0.01  # the file keeps 8 bits
+    for index, name in enumerate(["left", "right"]):
+        assert np.array_equal(layers[name][sure[..., index]], (pixels[0, ..., index] > 0.5)[sure[..., index]])
+
+
+def test_each_image_of_a_series_gets_its_own_frame(sources, tmp_path):
+    folder, datasets = sources
+    masks = []
+    for number, dataset in enumerate(datasets):
+        mask = np.zeros((48, 48), np.uint8)
+        mask[3 : 10 + number, 5 : 20 + 7 * number] = 1
+        masks.append(mask > 0)
+        seg([dataset], mask[None], "BINARY", ["lung"], tmp_path / f"s{number}.dcm")
+    images = sorted((folder / "images").iterdir())
+    found = find_segmentations(images, sorted(tmp_path.iterdir()))
+    assert [pair.image for pair in found.labelled] == images
+    for pair, mask in zip(found.labelled, masks, strict=True):
+        assert np.array_equal(pair.read((48, 48))["lung"], mask)
+
+
+def test_a_seg_without_its_image_of_another_size_or_broken_is_named(sources, tmp_path):
+    folder, (first, second) = sources
+    images = sorted((folder / "images").iterdir())
+    path = seg([first], np.zeros((1, 48, 48), np.uint8), "BINARY", ["lung"], tmp_path / "s.dcm")
+    found = find_segmentations(images[1:], [path])
+    assert "image it references is not here" in found.problems[0].text
+    found = find_segmentations(images, [path])
+    assert not any(mask.any() for mask in found.labelled[0].read((48, 48)).values())
+    dataset = pydicom.dcmread(path)
+    del dataset.SegmentSequence
+    dataset.save_as(tmp_path / "broken.dcm")
+    found = find_segmentations(images, [tmp_path / "broken.dcm"])
+    assert "cannot be read" in found.problems[0].text and len(found.unlabelled) == 2
+    filled = seg([second], np.ones((1, 48, 48), np.uint8), "BINARY", ["lung"], tmp_path / "full.dcm")
+    (pair,) = find_segmentations(images[1:], [filled]).labelled
+    with pytest.raises(BlosamError, match="48 x 48 pixels, but the image is 50 x 48"):
+        pair.read((48, 50))
+    cut = pydicom.dcmread(filled)
+    cut.PixelData = cut.PixelData[:10]
+    cut.save_as(filled)
+    with pytest.raises(BlosamError, match="cannot be decoded"):
+        pair.read((48, 48))
