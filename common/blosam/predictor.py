@@ -6,7 +6,6 @@ line, the DICOM and NIfTI writers and the tests see exactly what ``monai.bundle 
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass
 from itertools import takewhile
@@ -15,13 +14,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.bundle import ConfigParser
-from monai.data import MetaTensor, list_data_collate, load_net_with_metadata
+from monai.data import MetaTensor, list_data_collate
 from monai.transforms import Compose, Transform
 
-from blosam.bundle import Bundle, root_cause
-from blosam.engines import CheckpointLoader
-from blosam.errors import BlosamError
+from blosam.bundle import root_cause
+from blosam.inference.sources import open_bundle
 
 
 @dataclass(frozen=True)
@@ -53,48 +50,27 @@ class Predictor:
     """Segments images with a trained bundle.
 
     Args:
-        source: a bundle folder with weights, or a ``model.ts`` exported from one.
+        source: a bundle folder with weights, its release zip, or a ``model.ts`` exported from one.
         device: where to run, e.g. ``cpu`` or ``cuda``.
+        trust: run also what goes beyond our own bundles; see :func:`blosam.inference.sources.open_bundle`.
 
     Raises:
-        BlosamError: when there are no weights or they do not fit the bundle.
+        BlosamError: when it is no bundle, has no weights or others than its own, or does more than it may.
     """
 
-    def __init__(self, source: Path | str, device: str = "cpu") -> None:
+    def __init__(self, source: Path | str, device: str = "cpu", trust: bool = False) -> None:
         self.device = torch.device(device)
-        source = Path(source)
-        if source.is_dir():
-            parser, self.network = self._from_bundle(Bundle(source))
-        else:
-            parser, self.network = self._from_torchscript(source)
-        self.labels: dict[str, int] = parser.get_parsed_content("labels")
-        preprocessing: Compose = parser.get_parsed_content("preprocessing")
+        with open_bundle(source, trust) as bundle:
+            parser = bundle.parser(self.device)
+            self.network = bundle.network(parser, self.device)
+            self.metadata, self.sha256 = bundle.metadata, bundle.sha256
+            self.labels: dict[str, int] = bundle.build(parser, "labels")
+            preprocessing: Compose = bundle.build(parser, "preprocessing")
+            self.inferer = bundle.build(parser, "inferer")
+            postprocessing: Compose = bundle.build(parser, "postprocessing")
         self.load, self.prepare = preprocessing.transforms[0], Compose(preprocessing.transforms[1:])
-        self.inferer = parser.get_parsed_content("inferer")
-        postprocessing: Compose = parser.get_parsed_content("postprocessing")
         # Up to the probabilities; argmax is done here, writing elsewhere.
         self.postprocessing = Compose(list(takewhile(_before_argmax, postprocessing.transforms)))
-
-    def _from_bundle(self, bundle: Bundle) -> tuple[ConfigParser, torch.nn.Module]:
-        weights = bundle.require_weights()
-        parser = bundle.parser("inference")
-        parser["device"] = f"$torch.device('{self.device}')"
-        network = parser.get_parsed_content("network_def").to(self.device)
-        CheckpointLoader(str(weights), {"model": network}).load()
-        return parser, network.eval()
-
-    def _from_torchscript(self, path: Path) -> tuple[ConfigParser, torch.nn.Module]:
-        if not path.is_file():
-            raise BlosamError(f"{path}: no such bundle or model.ts. Give a bundle folder or an exported model.ts.")
-        try:
-            network, _, extra = load_net_with_metadata(str(path), more_extra_files=("inference.json",))
-        except (RuntimeError, ValueError) as error:
-            raise BlosamError(f"{path}: no readable TorchScript. Export it again with `blosam export`.") from error
-        if not extra.get("inference.json"):
-            raise BlosamError(f"{path}: holds no inference config. Export it again with `blosam export`.")
-        parser = ConfigParser()
-        parser.read_config(json.loads(extra["inference.json"]))
-        return parser, network.to(self.device).eval()
 
     @torch.inference_mode()
     def predict(self, path: Path | str) -> Prediction:

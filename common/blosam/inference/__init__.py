@@ -1,0 +1,1 @@
+"""From files to results: opening bundles, collecting inputs, segmenting them and saying how sure a mask is."""
