@@ -1,8 +1,8 @@
 """What a bundle's inference config may do when nobody vouches for the bundle.
 
 MONAI's configs are programs: ``_target_`` calls any function by name, a ``$`` string is evaluated as Python, a
-``%`` string reads another file. Here every string of ``inference.json`` is compared with the little that our own
-template needs, before MONAI's parser sees it; anything else is refused by name.
+``%`` string copies another place or file. Here every string of ``inference.json`` is compared with the little that
+our own template needs, before MONAI's parser sees it; anything else is refused by name.
 """
 
 from __future__ import annotations
@@ -65,6 +65,7 @@ _READERS = ("blosam.dicom.ClinicalReader",)  # a reader is built by its dotted p
 _DTYPES = {"uint8", "int16", "int32", "int64", "float16", "bfloat16", "float32"}
 _REFERENCES = ReferenceResolver._vars
 _REFERENCE = re.compile(r"@\w+(?:(?:#|::)\w+)*")
+_COPY = re.compile(r"%\w+(?:#\w+)*")
 _IMPORT = re.compile(r"\$\s*(?:from|import)\b")
 
 
@@ -82,7 +83,7 @@ def check_config(config: dict[str, Any], name: str, mend: str = "") -> None:
     for count, (identifier, value) in enumerate(walk(config)):
         if count >= MAX_ITEMS or identifier.count("#") >= MAX_DEPTH:
             raise BlosamError(f"{name}: more than {MAX_ITEMS} values or {MAX_DEPTH} levels. Do not use this bundle.")
-        reason = _reason_against(identifier, value)
+        reason = _reason_against(identifier, value) or _reason_against_copy(config, value)
         if reason:
             shown = repr(value)
             shown = shown[:117] + "..." if len(shown) > 120 else shown
@@ -136,8 +137,6 @@ def _reason_against_component(identifier: str, component: dict[str, Any]) -> str
 
 
 def _reason_against_text(text: str) -> str:
-    if text.startswith("%"):
-        return "it reads another file"
     if _IMPORT.match(text):
         return "" if text[1:] in IMPORTS else "it imports something that is not on the list of allowed modules"
     if text.startswith("$"):
@@ -145,6 +144,23 @@ def _reason_against_text(text: str) -> str:
     if text.startswith("@") and not _REFERENCE.fullmatch(text):
         return "it is no plain reference"
     return ""
+
+
+def _reason_against_copy(config: dict[str, Any], value: Any) -> str:
+    """Why a ``%`` string is not allowed: it may copy a part of the same file that copies nothing itself."""
+    if not isinstance(value, str) or not value.startswith("%"):
+        return ""
+    if not _COPY.fullmatch(value):
+        return "it reads another file"
+    source = config
+    for key in value[1:].split("#"):
+        try:
+            source = source[int(key) if isinstance(source, list) else key]
+        except (KeyError, IndexError, TypeError, ValueError):
+            return "there is no such id to copy"
+    # Copies of copies could grow without bounds.
+    copies = any(isinstance(inner, str) and inner.startswith("%") for _, inner in walk(source))
+    return "it copies something that is a copy itself" if copies else ""
 
 
 def _is_allowed(text: str) -> bool:
