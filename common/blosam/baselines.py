@@ -29,7 +29,7 @@ class UNet(nn.Module):
         init_seed: seed of the random initialisation.
     """
 
-    trainable = "all"
+    keeps = "image"
 
     def __init__(self, image_size: int = 256, out_channels: int = 2, init_seed: int = 0) -> None:
         super().__init__()

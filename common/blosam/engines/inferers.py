@@ -15,7 +15,7 @@ from torch.nn import functional
 class FrozenFeatureInferer(Inferer):
     """Full-size logits, with the frozen features of every file kept from the first time on.
 
-    Used when the network's trainable part is its decoder and images come one at a time with a file name; every other
+    Used when part of the network is frozen and images come one at a time with a file name; every other
     call is a plain ``network(image)``. The kept features are dropped when a frozen weight has been changed.
 
     Args:
@@ -39,7 +39,7 @@ class FrozenFeatureInferer(Inferer):
             B x (K+1) x S x S.
         """
         name = _file_name(inputs)
-        if not isinstance(network, nn.Module) or getattr(network, "trainable", None) != "decoder" or name is None:
+        if not isinstance(network, nn.Module) or getattr(network, "keeps", "image") == "image" or name is None:
             return network(inputs, *args, **kwargs)
         signature = _signature(network)
         if signature != self._valid_for:

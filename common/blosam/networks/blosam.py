@@ -16,13 +16,24 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..errors import BlosamError
-from .adapters import LORA_NAMES, add_lora
+from .adapters import (
+    adapt_encoder,
+    add_lora,
+    decompose_all,
+    first_block,
+    is_adapter,
+    parse_adapter,
+    prefix_is_cheap,
+    run_prefix,
+    run_suffix,
+    trained_names,
+)
 from .prompts import SparsePrompt
 from .sam import EMBED_DIM, PIXEL_MEAN, PIXEL_STD, build_sam, encoder_config
 
 PROMPTS = ("dense", "sparse")
 HEADS = ("random", "pretrained")
-TRAINABLE = ("decoder", "all")
+TRAINABLE = ("decoder", "whole-decoder", "all")
 
 _DENSE_PROMPT = "prompt_encoder.no_mask_embed.weight"
 _SPARSE_PROMPT = "sparse_prompt.tokens"
@@ -53,8 +64,9 @@ class BloSam(nn.Module):
         num_prompt_tokens: number of tokens of a sparse prompt.
         head: what :func:`load_base` does with the parts that depend on K: ``"random"`` leaves them (the
             authors' code), ``"pretrained"`` copies SAM's.
-        trainable: ``"decoder"``: theta as published; ``"all"``: also every SAM weight that reaches the
-            output.
+        trainable: ``"decoder"``: theta as published; ``"whole-decoder"``: every weight of the mask decoder;
+            ``"all"``: also every weight of the encoder.
+        encoder_adapter: what is adapted in the encoder, KIND[:SIZE][@FIRST_BLOCK] of ``adapters.KINDS``.
         init_seed: seed of the random weights.
         dropout: probability of dropping an element of the embedding before it is decoded, in training mode.
 
@@ -74,6 +86,7 @@ class BloSam(nn.Module):
         trainable: str = "decoder",
         init_seed: int = 0,
         dropout: float = 0.0,
+        encoder_adapter: str = "none",
     ) -> None:
         super().__init__()
         config = encoder_config(encoder)
@@ -93,6 +106,8 @@ class BloSam(nn.Module):
             torch.default_generator.manual_seed(init_seed)
             sam = build_sam(encoder, image_size, num_multimask_outputs=out_channels - 1)
             add_lora(sam.mask_decoder.transformer, rank)
+            self.encoder_adapter = parse_adapter(encoder_adapter)
+            adapt_encoder(sam.image_encoder, self.encoder_adapter)
             sparse = SparsePrompt(num_prompt_tokens, EMBED_DIM) if prompt == "sparse" else None
         self.grid = image_size // config.stride
         self.logits_size = 4 * self.grid
@@ -103,6 +118,11 @@ class BloSam(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.register_buffer("pixel_mean", torch.tensor(PIXEL_MEAN).view(1, 3, 1, 1) / 255, persistent=False)
         self.register_buffer("pixel_std", torch.tensor(PIXEL_STD).view(1, 3, 1, 1) / 255, persistent=False)
+        self._start = first_block(self.image_encoder, self.encoder_adapter)
+        self._trained_in_encoder = {
+            f"image_encoder.{name}" for name in trained_names(self.image_encoder, self.encoder_adapter)
+        }
+        self.keeps = self._what_is_kept()
         self._prompt_name = _DENSE_PROMPT if prompt == "dense" else _SPARSE_PROMPT
         self.requires_grad_(False)
         for parameter in self.weight_parameters(iou_head=True) + self.prompt_parameters():
@@ -136,14 +156,27 @@ class BloSam(nn.Module):
         return {self._prompt_name: self.get_parameter(self._prompt_name)}
 
     def _is_weight(self, name: str) -> bool:
+        if name.startswith("image_encoder."):
+            return self.trainable == "all" or name in self._trained_in_encoder
+        if self.trainable == "decoder":
+            return name.startswith(_TRAINED_IN_DECODER) or is_adapter(name)
+        return name.startswith("mask_decoder.")
+
+    def _what_is_kept(self) -> str:
+        """What :meth:`frozen_features` returns: ``image``, ``tokens`` before the first adapted block, ``embedding``."""
         if self.trainable == "all":
-            return name.startswith(("image_encoder.", "mask_decoder."))
-        return name.startswith(_TRAINED_IN_DECODER) or name.endswith(LORA_NAMES)
+            return "image"
+        if not self._trained_in_encoder:
+            return "embedding"
+        # S-SAM trains the position table too, which comes before every block.
+        if prefix_is_cheap(self.image_encoder, self._start) or "image_encoder.pos_embed" in self._trained_in_encoder:
+            return "image"
+        return "tokens"
 
     def train(self, mode: bool = True) -> BloSam:
         """Set training mode; a frozen encoder stays in evaluation mode."""
         super().train(mode)
-        if self.trainable == "decoder":
+        if self.keeps == "embedding":
             self.image_encoder.eval()
         return self
 
@@ -173,7 +206,12 @@ class BloSam(nn.Module):
                 f"image batch of shape {tuple(image.shape)}; this network takes B x 3 x {self.image_size} x "
                 f"{self.image_size}. Resize and pad the images first (blosam.data.ResizeLongestPadd)."
             )
-        return self.image_encoder((image.to(self.pixel_mean.dtype) - self.pixel_mean) / self.pixel_std)
+        return self.image_encoder(self._normalised(image))
+
+    def _normalised(self, image: Tensor) -> Tensor:
+        """SAM's mean and standard deviation applied; brings the adapters' decompositions up to date first."""
+        decompose_all(self.image_encoder)
+        return (image.to(self.pixel_mean.dtype) - self.pixel_mean) / self.pixel_std
 
     def decode(self, embedding: Tensor) -> Tensor:
         """Low-resolution logits B x (K + 1) x 4g x 4g of embeddings B x 256 x g x g."""
@@ -199,11 +237,14 @@ class BloSam(nn.Module):
             image: B x 3 x S x S, values in [0, 1].
 
         Returns:
-            the embedding B x 256 x g x g, or with ``trainable="all"`` the image itself.
+            the embedding B x 256 x g x g; with adapters in late blocks of a ViT the tokens B x g x g x dim before
+            the first of them; with a trained encoder the image itself.
         """
-        if self.trainable == "all":
+        if self.keeps == "image":
             return image
         with torch.no_grad():
+            if self.keeps == "tokens":
+                return run_prefix(self.image_encoder, self._normalised(image), self._start)
             return self.encode(image)
 
     def logits_from(self, features: Tensor) -> Tensor:
@@ -212,8 +253,11 @@ class BloSam(nn.Module):
 
     def logits_and_iou_from(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Low-resolution logits and predicted IoU, B x (K + 1), from :meth:`frozen_features`."""
-        if self.trainable == "decoder":
+        if self.keeps == "embedding":
             return self.decode_with_iou(features)
+        if self.keeps == "tokens":
+            decompose_all(self.image_encoder)
+            return self.decode_with_iou(run_suffix(self.image_encoder, features, self._start))
         # Fused attention kernels have no second derivative, which an exact hypergradient needs.
         with sdpa_kernel(SDPBackend.MATH):
             return self.decode_with_iou(self.encode(features))

@@ -23,7 +23,7 @@ from torch.nn import functional
 from ..compat import declare_torchvision_ops
 from ..errors import BlosamError
 from ..weightsio import read_state, sha256_of
-from .adapters import LORA_NAMES
+from .adapters import is_adapter
 from .prompts import DensePositions
 from .tiny import TinyEncoder
 
@@ -301,7 +301,7 @@ def load_base(network: BloSam, path: str | os.PathLike, expected_sha256: str | N
 def _check_kept(kept: list[str], head: str) -> None:
     """Every tensor of the network comes from the file, or is known not to (a slip would go unnoticed)."""
     own = (*_HEADS, "sparse_prompt.") if head == "random" else ("sparse_prompt.",)
-    unknown = [name for name in kept if not name.startswith(own) and not name.endswith(LORA_NAMES)]
+    unknown = [name for name in kept if not name.startswith(own) and not is_adapter(name)]
     if unknown:
         raise RuntimeError(f"no base weights assigned to {unknown}")
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..errors import BlosamError
+from ...errors import BlosamError
 
 ADAPTED = ("q_proj", "v_proj")
 LORA_NAMES = ("lora_a", "lora_b")
@@ -60,8 +60,73 @@ class LoRALinear(nn.Linear):
         base = functional.linear(x, self.weight, self.bias)
         return base + functional.linear(functional.linear(x, self.lora_a), self.lora_b)
 
+    @torch.no_grad()
+    def folded(self) -> nn.Linear:
+        """A plain linear layer that computes the same."""
+        return plain_linear(self, self.weight + self.lora_b @ self.lora_a, self.bias)
+
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, rank={self.rank}"
+
+
+class LoRAQKV(nn.Linear):
+    """Joint query-key-value layer of a ViT with low-rank updates of some of its three parts.
+
+    As in SAMed and PEFT-SAM: one pair of factors a part, A Kaiming-uniform, B zero, scale 1.
+
+    Args:
+        linear: the base layer, dim -> 3 dim; its weight and bias are taken over, not copied.
+        rank: r of every update, at least 1.
+        parts: which of ``q``, ``k`` and ``v`` get one.
+    """
+
+    def __init__(self, linear: nn.Linear, rank: int, parts: str = "qv") -> None:
+        with torch.device("meta"):
+            super().__init__(linear.in_features, linear.out_features, bias=linear.bias is not None)
+        self.weight, self.bias = linear.weight, linear.bias
+        self.parts = parts
+        width = linear.out_features // 3
+        for part in parts:
+            first = nn.Parameter(torch.empty(rank, linear.in_features))
+            nn.init.kaiming_uniform_(first, a=math.sqrt(5))
+            self.register_parameter(f"adapter_{part}_a", first)
+            self.register_parameter(f"adapter_{part}_b", nn.Parameter(torch.zeros(width, rank)))
+
+    def _updates(self, x: Tensor) -> list[Tensor]:
+        """One ... x dim tensor for each of q, k and v."""
+        width = self.out_features // 3
+        updates = []
+        for part in "qkv":
+            if part in self.parts:
+                low = functional.linear(x, self.get_parameter(f"adapter_{part}_a"))
+                updates.append(functional.linear(low, self.get_parameter(f"adapter_{part}_b")))
+            else:
+                updates.append(x.new_zeros(*x.shape[:-1], width))
+        return updates
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.linear(x, self.weight, self.bias) + torch.cat(self._updates(x), dim=-1)
+
+    @torch.no_grad()
+    def folded(self) -> nn.Linear:
+        """A plain linear layer that computes the same."""
+        identity = torch.eye(self.in_features, dtype=self.weight.dtype, device=self.weight.device)
+        return plain_linear(self, self.weight + torch.cat(self._updates(identity), dim=-1).T, self.bias)
+
+
+def is_adapter(name: str) -> bool:
+    """Whether a tensor of a state dict belongs to an adapter and not to the base, by its name."""
+    return name.endswith(LORA_NAMES) or ".adapter_" in name
+
+
+def plain_linear(like: nn.Linear, weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    """A linear layer of the same size with these numbers."""
+    with torch.device("meta"):
+        plain = nn.Linear(like.in_features, like.out_features, bias=bias is not None)
+    plain.weight = nn.Parameter(weight.detach().clone(), requires_grad=False)
+    if bias is not None:
+        plain.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
+    return plain
 
 
 def add_lora(transformer: nn.Module, rank: int) -> None:
