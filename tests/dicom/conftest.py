@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+
+from blosam.data.phantoms import draw
+from blosam.data.phantoms.dicom_files import save_dicom
 
 DIGITAL_X_RAY = "1.2.840.10008.5.1.4.1.1.1.1"
 
@@ -60,3 +66,54 @@ def half_bright() -> Callable[[int, int], np.ndarray]:
         return picture
 
     return draw
+
+
+@pytest.fixture(scope="session")
+def dciodvfy() -> Callable[[Path], list[str]]:
+    """Function (path) -> the errors that dciodvfy finds in a DICOM file; it comes from Debian's dicom3tools."""
+    program = shutil.which("dciodvfy")
+    if program is None:
+        pytest.skip("dciodvfy is not installed (Debian package dicom3tools)")
+
+    def errors(path: Path) -> list[str]:
+        result = subprocess.run([program, str(path)], capture_output=True, text=True, errors="replace", check=False)
+        return [line for line in result.stderr.splitlines() if line.startswith("Error")]
+
+    return errors
+
+
+@pytest.fixture
+def source_header(tmp_path: Path) -> Callable[..., Dataset]:
+    """Function (kind of phantom, modality, photometric interpretation, keyword=value, ...) -> header of an image.
+
+    Values are set, or with None deleted, after the file has been read.
+    """
+
+    def make(kind: str = "chest", modality: str = "DX", photometric: str = "MONOCHROME2", **changes: Any) -> Dataset:
+        path = tmp_path / f"{kind}_{modality}_{photometric}.dcm"
+        aspect = {"chest": 0.7, "dental": 1.9, "colonoscopy": 1.25}[kind]  # never square
+        if not path.exists():
+            save_dicom(path, kind, 1, draw(kind, 1, 64, aspect, 0.5).image, 1.5, photometric, modality)
+        header = pydicom.dcmread(path, stop_before_pixels=True)
+        for keyword, value in changes.items():
+            if value is None:
+                delattr(header, keyword)
+            else:
+                setattr(header, keyword, value)
+        return header
+
+    return make
+
+
+@pytest.fixture
+def asymmetric_mask() -> Callable[..., np.ndarray]:
+    """Function (rows, columns, classes) -> mask that equals none of its flips and transpositions."""
+
+    def draw_mask(rows: int, columns: int, classes: int = 1) -> np.ndarray:
+        mask = np.zeros((rows, columns), np.uint8)
+        mask[1 : rows // 3, 2 : columns // 2] = 1
+        mask[rows // 2 : rows - 3, columns // 2 : columns - 1] = classes
+        mask[0, 0] = mask[rows - 1, 1] = classes
+        return mask
+
+    return draw_mask
