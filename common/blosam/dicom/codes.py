@@ -4,7 +4,7 @@
 
     {"lung": {"category": ["91723000", "SCT", "Anatomical Structure"],
               "type": ["39607008", "SCT", "Lung"],
-              "modifiers": [], "colour": [128, 174, 222]}}
+              "modifiers": [], "colour": [197, 165, 145]}}
 
 A class without an entry gets a well-known code when its name is well known, and otherwise a local one (coding scheme
 ``99BLOSAM``), so that every label table can be written as DICOM.
@@ -75,14 +75,14 @@ LEFT = Concept("7771000", "SCT", "Left")
 _LUNG = Concept("39607008", "SCT", "Lung")
 _TOOTH = Concept("38199008", "SCT", "Tooth")
 _POLYP = Concept("68496003", "SCT", "Polyp of colon")  # the only polyp in DICOM's context groups (CID 6201)
-_LUNG_COLOUR, _TOOTH_COLOUR, _POLYP_COLOUR = (128, 174, 222), (255, 250, 220), (230, 90, 70)
+_LUNG_COLOUR, _TOOTH_COLOUR, _POLYP_COLOUR = (197, 165, 145), (255, 250, 220), (255, 128, 64)
 
 # Class names that are understood without an entry in the metadata; keys as `_plain` writes them.
 _WELL_KNOWN: dict[str, tuple[Concept, Concept, tuple[Concept, ...], tuple[int, int, int]]] = {
     "lung": (ANATOMY, _LUNG, (), _LUNG_COLOUR),
     "lungs": (ANATOMY, _LUNG, (), _LUNG_COLOUR),
-    "left lung": (ANATOMY, _LUNG, (LEFT,), _LUNG_COLOUR),
-    "right lung": (ANATOMY, _LUNG, (RIGHT,), (172, 138, 115)),
+    "left lung": (ANATOMY, _LUNG, (LEFT,), (172, 138, 115)),
+    "right lung": (ANATOMY, _LUNG, (RIGHT,), _LUNG_COLOUR),
     "tooth": (ANATOMY, _TOOTH, (), _TOOTH_COLOUR),
     "teeth": (ANATOMY, _TOOTH, (), _TOOTH_COLOUR),
     "polyp": (ABNORMALITY, _POLYP, (), _POLYP_COLOUR),
@@ -125,7 +125,7 @@ def segment_codes(metadata: Mapping[str, Any], labels: Mapping[str, int]) -> lis
             f"metadata.json: segment_codes names {unknown[0]!r}, but the classes are {known}. Correct the name."
         )
     ordered = sorted(labels.items(), key=lambda item: item[1])
-    if [value for _, value in ordered] != list(range(1, len(ordered) + 1)):
+    if not ordered or [value for _, value in ordered] != list(range(1, len(ordered) + 1)):
         raise BlosamError(
             f"labels: the values are {', '.join(str(value) for _, value in ordered) or 'none'}, but DICOM numbers "
             f"segments 1, 2, ... without gaps. Correct the bundle's labels."
