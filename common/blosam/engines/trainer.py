@@ -231,7 +231,7 @@ class BilevelTrainer(Trainer):
         """One optimizer step with exactly these gradients."""
         optimizer = self.optimizers[level]
         for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient
+            parameter.grad = None if gradient is None else _laid_out_as(parameter, gradient)
         scaler.unscale_(optimizer)
         norm = torch.nn.utils.get_total_norm([g for g in gradients if g is not None])
         if not scaler.is_enabled():  # the scaler expects overflows and skips those steps itself
@@ -297,6 +297,17 @@ class BilevelTrainer(Trainer):
                 f"unroll is adamw, but weight_optimizer is {type(self.weight_optimizer).__name__}"
                 f"{' with amsgrad or maximize' if options else ''}. Use plain torch.optim.AdamW, or unroll sgd."
             )
+
+
+def _laid_out_as(parameter: Tensor, gradient: Tensor) -> Tensor:
+    """The gradient in the parameter's memory layout: convolutions on CPUs give it channels last.
+
+    ``backward`` would see to that, ``torch.autograd.grad`` does not, and fused optimizers walk through the memory of
+    both side by side.
+    """
+    if gradient.stride() == parameter.stride():
+        return gradient
+    return torch.empty_like(parameter).copy_(gradient)
 
 
 def _named(network: nn.Module, optimizer: Optimizer, role: str) -> tuple[tuple[nn.Parameter, ...], tuple[str, ...]]:
