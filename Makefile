@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 # Present while pip works; found at the start, it says that the environment was left half-made.
 UNFINISHED := $(VENV)/unfinished
-EXTRAS := export,dicom,prepare,dev
+EXTRAS := export,dicom,prepare,compare,dev
 CANDIDATES := $(or $(PYTHON),python3.11 python3.12 python3.13 python3)
 
 .DEFAULT_GOAL := help

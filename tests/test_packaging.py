@@ -111,7 +111,7 @@ def test_everything_installed_for_the_package_is_pinned():
     """Follows the metadata of the installed packages, so that no indirect dependency floats."""
     pins = constraints()
     unpinned = set()
-    waiting = [*CORE, *sum((EXTRAS[extra] for extra in ("export", "dicom", "prepare", "dev")), [])]
+    waiting = [*CORE, *sum((EXTRAS[extra] for extra in ("export", "dicom", "prepare", "compare", "dev")), [])]
     seen = set()
     while waiting:
         requirement = waiting.pop()

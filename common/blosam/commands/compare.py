@@ -28,6 +28,9 @@ def compare(
     labels: Annotated[str, typer.Option(help="Classes of the masks, e.g. lung=1 or lung=1,heart=2.")] = "lung=1",
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...; auto takes a GPU when there is one.")] = "auto",
     workers: Annotated[int, typer.Option(help="Runs at the same time; they share the processors.")] = 1,
+    backbone_weights: Annotated[
+        str, typer.Option(help="ResNet-50 state dict for deeplabv3, hsnet and ssp; without it they are not ranked.")
+    ] = "",
     list_methods: Annotated[bool, typer.Option("--list", help="Print the methods, one a line, and stop.")] = False,
 ) -> None:
     """Train and measure methods on the same images, views and time; writes results.csv, tables/ and report.html.
@@ -60,6 +63,7 @@ def compare(
         image_size=image_size,
         labels=_labels(labels),
         device=_device(device),
+        backbone_weights=backbone_weights,
     )
     failures = run(options, workers)
     summary = out / "tables" / "summary.md"

@@ -18,7 +18,17 @@ from monai.data import Dataset
 from torch import nn
 
 from blosam import methods, weights
-from blosam.baselines import UNet, train_unet
+from blosam.baselines import (
+    SSP,
+    DeepLab,
+    HSNet,
+    PlainNetwork,
+    Supported,
+    SwinUnetr2d,
+    UNet,
+    train_episodes,
+    train_plain,
+)
 from blosam.compare.budget import Budget, BudgetSchedule
 from blosam.compare.options import Options
 from blosam.data import BilevelLoader, FeatureBank, default_views
@@ -89,12 +99,14 @@ class Approach:
         summary: one line.
         train: from task to trained network.
         settings: what the result depends on beyond ``Options.shared_settings``; plain JSON values.
+        caveat: why the row cannot be ranked with these options; empty when it can.
     """
 
     name: str
     summary: str
     train: Callable[[Task], Trained]
     settings: Callable[[Options], dict[str, Any]]
+    caveat: Callable[[Options], str] = lambda options: ""
 
 
 _REGISTRY: dict[str, Approach] = {}
@@ -169,19 +181,39 @@ def train_preset(name: str, task: Task) -> Trained:
     return _trained(network.eval(), trainer.state.iteration, bank, budget, [*theta, *prompt], *halves)
 
 
-def train_baseline_unet(task: Task) -> Trained:
-    """Train MONAI's BasicUNet from random weights on all images.
+def train_baseline(make: Callable[[Task], PlainNetwork], task: Task) -> Trained:
+    """Train a plain network from what ``make`` gives, on all images.
 
     Raises:
         BlosamError: when the views use up the time.
     """
     options = task.options
-    network = UNet(options.image_size, task.out_channels, init_seed=task.seed).to(options.device)
+    network = make(task).to(options.device)
     budget = Budget(options.budget, options.max_steps)
     bank = task.bank(network)
     bank.fill()
-    steps = train_unet(network, bank, options.max_steps, budget.left(), seed=task.seed)
+    steps = train_plain(network, bank, options.max_steps, budget.left(), seed=task.seed)
     return _trained(network, steps, bank, budget, list(network.parameters()))
+
+
+def train_few_shot(make: Callable[[str | None], nn.Module], optimizer: str, task: Task) -> Trained:
+    """Train a few-shot network in episodes on the labelled images, which are also its support images afterwards.
+
+    Raises:
+        BlosamError: when the views use up the time.
+    """
+    options = task.options
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(task.seed)
+        network = make(options.backbone_weights or None).to(options.device)
+    budget = Budget(options.budget, options.max_steps)
+    bank = task.bank(PlainNetwork(options.image_size, task.out_channels, network).to(options.device))
+    bank.fill()
+    trained = [p for p in network.parameters() if p.requires_grad]
+    steps = train_episodes(network, bank, options.max_steps, budget.left(), 1e-3, optimizer=optimizer, seed=task.seed)
+    labelled = bank.get(range(len(bank)), [0] * len(bank))
+    supported = Supported(network, labelled["features"], labelled["label"]).eval()
+    return _trained(supported, steps, bank, budget, trained)
 
 
 def _trained(
@@ -236,14 +268,64 @@ def _register_all() -> None:
         register(
             Approach(name, summary, functools.partial(train_preset, name), functools.partial(_preset_settings, name))
         )
-    register(
-        Approach(
-            "unet",
-            "MONAI's BasicUNet (16-256 features) from random weights, on all images",
-            train_baseline_unet,
-            lambda options: {"recipe": "unet"},
-        )
-    )
+    for name, (summary, train, published_with_backbone) in _BASELINES.items():
+        settings = functools.partial(_baseline_settings, name)
+        caveat = {"caveat": _random_backbone} if published_with_backbone else {}
+        register(Approach(name, summary, train, settings, **caveat))
 
+
+def _random_backbone(options: Options) -> str:
+    return "" if options.backbone_weights else "random backbone, not comparable"
+
+
+def _baseline_settings(name: str, options: Options) -> dict[str, Any]:
+    settings: dict[str, Any] = {"recipe": name}
+    if _BASELINES[name][2]:
+        path = Path(options.backbone_weights) if options.backbone_weights else None
+        settings["backbone_sha256"] = "" if path is None else _sha256(path, path.stat().st_mtime_ns)
+    return settings
+
+
+def _unet(task: Task) -> PlainNetwork:
+    return UNet(task.options.image_size, task.out_channels, init_seed=task.seed)
+
+
+def _deeplab(task: Task) -> PlainNetwork:
+    backbone = task.options.backbone_weights or None
+    return DeepLab(task.options.image_size, task.out_channels, task.seed, backbone)
+
+
+def _swin(task: Task) -> PlainNetwork:
+    return SwinUnetr2d(task.options.image_size, task.out_channels, init_seed=task.seed)
+
+
+# Name: summary, training, whether it was published with a pretrained backbone.
+_BASELINES: dict[str, tuple[str, Callable[[Task], Trained], bool]] = {
+    "unet": (
+        "MONAI's BasicUNet (16-256 features) from random weights, on all images",
+        functools.partial(train_baseline, _unet),
+        False,
+    ),
+    "deeplabv3": (
+        "torchvision's DeepLabV3 on ResNet-50 with its auxiliary head, on all images",
+        functools.partial(train_baseline, _deeplab),
+        True,
+    ),
+    "swin-unetr": (
+        "MONAI's SwinUNETR in 2-D from random weights (for SwinUnet), on all images",
+        functools.partial(train_baseline, _swin),
+        False,
+    ),
+    "hsnet": (
+        "hypercorrelation squeeze on a frozen ResNet-50, in episodes; looks at the labelled images when it segments",
+        functools.partial(train_few_shot, HSNet, "adam"),
+        True,
+    ),
+    "ssp": (
+        "self-support prototypes on ResNet-50, in episodes; looks at the labelled images when it segments",
+        functools.partial(train_few_shot, SSP, "sgd"),
+        True,
+    ),
+}
 
 _register_all()

@@ -49,6 +49,7 @@ class Options:
         image_size: S, pixels of the longest side in training.
         labels: foreground classes, name to value 1..K.
         device: where to train.
+        backbone_weights: file of an ImageNet ResNet-50 for the methods that were published with one; empty = random.
     """
 
     data: Path
@@ -65,6 +66,7 @@ class Options:
     image_size: int = 256
     labels: dict[str, int] = field(default_factory=lambda: {"lung": 1})
     device: str = "cpu"
+    backbone_weights: str = ""
 
     def jobs(self) -> list[Job]:
         """Every run; all methods of one seed come before the next seed, so partial results are comparable."""

@@ -49,7 +49,9 @@ def write_page(path: Path, runs: Sequence[Record]) -> Path:
 
 def _headlines(runs: Sequence[Record]) -> list[Headline]:
     """Test Dice of every method with the most shots, best first."""
-    rows = summary(runs)
+    rows = [row for row in summary(runs) if not row["caveat"]]  # what cannot be ranked is in the table only
+    if not rows:
+        return []
     most = max(row["shots"] for row in rows)
     ranked = sorted((row for row in rows if row["shots"] == most), key=lambda row: -row["dice"])
     return [

@@ -22,7 +22,7 @@ ROW_COLUMNS = ("split", "image", "class", "dice", "hd95", "surface_dice", "unit"
 SUMMARY_COLUMNS = (
     "method", "recipe", "shots", "seeds", "dice", "dice_std", "train_dice", "surface_dice", "hd95", "hd95_unit",
     "difference_to_unet", "difference_std", "steps", "seconds", "encoding_seconds",
-    "processor_seconds", "trained_parameters", "parameters",
+    "processor_seconds", "trained_parameters", "parameters", "caveat",
 )  # fmt: skip
 UNIT_COLUMNS = ("image", "hd95_unit")
 PAIRED_COLUMNS = ("method", "shots", "seed", "dice", "unet_dice", "difference")
@@ -133,6 +133,7 @@ def _summary_row(key: tuple[str, int], runs: Sequence[Record], differences: Sequ
         "processor_seconds": statistics.fmean(run["seconds"]["processor"] for run in runs),
         "trained_parameters": runs[0]["parameters"]["trained"],
         "parameters": runs[0]["parameters"]["total"],
+        "caveat": runs[0].get("caveat", ""),
     }
 
 
@@ -144,8 +145,9 @@ def readable(runs: Sequence[Record]) -> tuple[list[str], list[list[str]]]:
     for row in paired(runs):
         each.setdefault((row["method"], row["shots"]), []).append(f"{row['difference']:+.3f}")
     cells = []
-    for row in sorted(summary(runs), key=lambda r: (r["shots"], -r["dice"])):
+    for row in sorted(summary(runs), key=lambda r: (r["shots"], bool(r["caveat"]), -r["dice"])):
         name = row["method"] if row["recipe"] == row["method"] else f"{row['method']} ({row['recipe']})"
+        name += f" [{row['caveat']}]" if row["caveat"] else ""
         distance = f"{row['hd95']:.1f} {row['hd95_unit']}" if row["hd95_unit"] else ""
         difference = row["difference_to_unet"]
         cells.append(

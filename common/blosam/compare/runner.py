@@ -108,6 +108,7 @@ def run_job(options: Options, job: Job) -> dict[str, Any]:
         **job._asdict(),
         "shared": options.shared_settings(),
         "own": approach.settings(options),
+        "caveat": approach.caveat(options),
         "training_images": names,
         "d1": [names[i] for i in trained.d1],
         "d2": [names[i] for i in trained.d2],
