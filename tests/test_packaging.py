@@ -31,6 +31,7 @@ DISTRIBUTION = {
     "PIL": "pillow",
     "gdcm": "python-gdcm",
     "ignite": "pytorch-ignite",
+    "jpeg_ls": "pyjpegls",
     "yaml": "pyyaml",
 }
 # torch brings these itself, in a build that has them; torch pins them.

@@ -1,4 +1,4 @@
-"""One reader for every image and mask: PNG, JPEG, BMP, TIFF, 2-D NIfTI and DICOM.
+"""One reader for every image and mask: PNG, JPEG, BMP, TIFF, NIfTI and DICOM.
 
 Given to MONAI's ``LoadImaged`` by its dotted path, it makes training, evaluation, inference and annotation
 see the same pixels. The format is told from the content, so file names without an extension work.
@@ -36,8 +36,9 @@ class ClinicalReader(ImageReader):
 
     The metadata hold ``affine`` and ``original_affine`` (4 x 4, RAS, of the W x H array), ``spatial_shape``,
     ``space``, ``filename_or_obj``, ``source_kind`` (raster, nifti or dicom), ``spatial_unit`` (of the affine:
-    meter, mm, micron or unknown), ``intensity`` (how values were scaled) and, only when the file tells it,
-    ``spacing``: (between rows, between columns) in millimetres.
+    meter, mm, micron or unknown), ``intensity`` (how values were scaled), ``spacing_source`` (a DICOM keyword,
+    NIfTI, or empty), ``warnings`` (sentences, one a line) and, only when the file tells it, ``spacing``: (between
+    rows, between columns) in millimetres.
     Keys without a value are left out because batches cannot hold None.
 
     Args:
@@ -82,34 +83,65 @@ class ClinicalReader(ImageReader):
         """
         path = _file(_single(img))
         picture = decode(path, label=self.mode == "label")
-        if self.mode == "label":
-            values = class_mask(path, picture, self.num_classes)
-        else:
-            check_values(path, picture.values)
-            values = picture.unit_range()
-        meta = _metadata(path, picture, colour=values.ndim == 3)
-        if len(picture.spatial_shape) == 3 and values.ndim == 2:
-            values = values[..., None]
-        return np.ascontiguousarray(values), meta
+        if self.mode == "image":
+            return as_image(path, picture)
+        values = class_mask(path, picture, self.num_classes)
+        meta = _metadata(path, picture, colour=False)
+        return np.ascontiguousarray(values[..., None] if len(picture.spatial_shape) == 3 else values), meta
 
 
-def decode(path: Path, label: bool) -> Picture:
-    """Decode a file by its content, whatever its name.
+def source_kind(path: Path) -> str:
+    """``dicom``, ``nifti`` or ``raster``, by the content of a file and only then by its name.
 
     Raises:
-        BlosamError: when it cannot be opened or decoded.
+        BlosamError: when it cannot be opened or is no ordinary file.
     """
     name = path.name.lower()
     try:
+        if path.exists() and not path.is_file():
+            raise BlosamError(f"{path}: is no ordinary file. Give an image file.")
         with path.open("rb") as stream:
             start = stream.read(352)
     except OSError as error:
         raise BlosamError(f"{path}: the file cannot be opened ({error.strerror}). Check the path.") from error
     if start[128:132] == b"DICM" or name.endswith((".dcm", ".dicom")):
+        return "dicom"
+    if name.endswith((".nii", ".nii.gz")) or start[344:348] in (b"n+1\0", b"ni1\0") or start[4:8] == b"n+2\0":
+        return "nifti"
+    return "raster"
+
+
+def decode(path: Path, label: bool) -> Picture:
+    """Decode a file of one picture by its content, whatever its name.
+
+    Raises:
+        BlosamError: when it cannot be opened or decoded, or holds several frames.
+    """
+    kind = source_kind(path)
+    if kind == "dicom":
         return read_dicom(path, label)
-    if name.endswith((".nii", ".nii.gz")) or start[344:348] in (b"n+1\0", b"ni1\0"):
-        return read_nifti(path)
-    return read_raster(path, label)
+    return read_nifti(path) if kind == "nifti" else read_raster(path, label)
+
+
+def as_image(path: Path, picture: Picture) -> tuple[np.ndarray, dict[str, Any]]:
+    """A decoded picture as ``ClinicalReader`` gives it in image mode.
+
+    Args:
+        path: named in messages and in the metadata.
+        picture: from ``decode`` or ``open_frames``.
+
+    Returns:
+        float32 in [0, 1], W x H (x 3), or W x H x 1 when a NIfTI file has a third axis, and the metadata.
+
+    Raises:
+        BlosamError: for an image of one value or with NaN.
+    """
+    check_values(path, picture.values)
+    values = picture.unit_range()
+    meta = _metadata(path, picture, colour=values.ndim == 3)
+    if len(picture.spatial_shape) == 3 and values.ndim == 2:
+        values = values[..., None]
+    return np.ascontiguousarray(values), meta
 
 
 def _metadata(path: Path, picture: Picture, colour: bool) -> dict[str, Any]:
@@ -124,6 +156,8 @@ def _metadata(path: Path, picture: Picture, colour: bool) -> dict[str, Any]:
         "source_kind": picture.kind,
         "spatial_unit": picture.unit,
         "intensity": picture.intensity,
+        "spacing_source": picture.spacing_source,
+        "warnings": "\n".join(picture.warnings),  # lists of several lengths would not fit into a batch
     }
     if picture.spacing is not None:
         meta["spacing"] = tuple(float(distance) for distance in picture.spacing)
