@@ -28,15 +28,16 @@ from .adapters import (
     run_suffix,
     trained_names,
 )
-from .prompts import SparsePrompt
+from .prompts import LabelPrompt, SparsePrompt, TextPrompt
 from .sam import EMBED_DIM, PIXEL_MEAN, PIXEL_STD, build_sam, encoder_config
 
-PROMPTS = ("dense", "sparse")
+PROMPTS = ("dense", "sparse", "labels", "text")
 HEADS = ("random", "pretrained")
-TRAINABLE = ("decoder", "whole-decoder", "all")
+TRAINABLE = ("decoder", "decoder-norms", "whole-decoder", "all")
 
 _DENSE_PROMPT = "prompt_encoder.no_mask_embed.weight"
-_SPARSE_PROMPT = "sparse_prompt.tokens"
+_PROMPT_NAMES = {"dense": _DENSE_PROMPT, "sparse": "sparse_prompt.", "labels": "label_prompt.", "text": "label_prompt."}
+_LABEL_PROMPTS = {"labels": LabelPrompt, "text": TextPrompt}
 _IOU_HEAD = "mask_decoder.iou_prediction_head."
 _TRAINED_IN_DECODER = (
     "mask_decoder.output_upscaling.",
@@ -57,15 +58,17 @@ class BloSam(nn.Module):
         encoder: image encoder, one of ``ENCODERS``.
         image_size: side S of the square input in pixels, divisible by 16.
         out_channels: K + 1, at least 2.
-        rank: rank of the decoder's LoRA updates, at least 1.
+        rank: rank of the decoder's LoRA updates; 0 for none.
         prompt: what p is. ``"dense"``: SAM's ``no_mask_embed``, 256 numbers added at every grid cell (the
             authors' code); ``"sparse"``: learned tokens beside the output tokens (closer to the paper's
-            text).
+            text); ``"labels"`` and ``"text"``: S-SAM's one token per class, learned or made from a text vector, with
+            one decoder pass per class and the background's logit 0.
         num_prompt_tokens: number of tokens of a sparse prompt.
         head: what :func:`load_base` does with the parts that depend on K: ``"random"`` leaves them (the
             authors' code), ``"pretrained"`` copies SAM's.
-        trainable: ``"decoder"``: theta as published; ``"whole-decoder"``: every weight of the mask decoder;
-            ``"all"``: also every weight of the encoder.
+        trainable: ``"decoder"``: theta as published; ``"decoder-norms"``: the normalisations of the decoder's
+            transformer (S-SAM); ``"whole-decoder"``: every weight of the mask decoder; ``"all"``: also every weight
+            of the encoder.
         encoder_adapter: what is adapted in the encoder, KIND[:SIZE][@FIRST_BLOCK] of ``adapters.KINDS``.
         init_seed: seed of the random weights.
         dropout: probability of dropping an element of the embedding before it is decoded, in training mode.
@@ -105,16 +108,19 @@ class BloSam(nn.Module):
             # Not torch.manual_seed, which would reseed every accelerator as well.
             torch.default_generator.manual_seed(init_seed)
             sam = build_sam(encoder, image_size, num_multimask_outputs=out_channels - 1)
-            add_lora(sam.mask_decoder.transformer, rank)
+            if rank:
+                add_lora(sam.mask_decoder.transformer, rank)
             self.encoder_adapter = parse_adapter(encoder_adapter)
             adapt_encoder(sam.image_encoder, self.encoder_adapter)
             sparse = SparsePrompt(num_prompt_tokens, EMBED_DIM) if prompt == "sparse" else None
+            label_prompt = _LABEL_PROMPTS[prompt](out_channels - 1, EMBED_DIM) if prompt in _LABEL_PROMPTS else None
         self.grid = image_size // config.stride
         self.logits_size = 4 * self.grid
         self.image_encoder = sam.image_encoder
         self.prompt_encoder = sam.prompt_encoder
         self.mask_decoder = sam.mask_decoder
         self.sparse_prompt = sparse
+        self.label_prompt = label_prompt
         self.dropout = nn.Dropout(dropout)
         self.register_buffer("pixel_mean", torch.tensor(PIXEL_MEAN).view(1, 3, 1, 1) / 255, persistent=False)
         self.register_buffer("pixel_std", torch.tensor(PIXEL_STD).view(1, 3, 1, 1) / 255, persistent=False)
@@ -123,7 +129,6 @@ class BloSam(nn.Module):
             f"image_encoder.{name}" for name in trained_names(self.image_encoder, self.encoder_adapter)
         }
         self.keeps = self._what_is_kept()
-        self._prompt_name = _DENSE_PROMPT if prompt == "dense" else _SPARSE_PROMPT
         self.requires_grad_(False)
         for parameter in self.weight_parameters(iou_head=True) + self.prompt_parameters():
             parameter.requires_grad_(True)
@@ -148,18 +153,21 @@ class BloSam(nn.Module):
         }
 
     def prompt_parameters(self) -> list[nn.Parameter]:
-        """The prompt p: one parameter, 1 x 256 (dense) or n x 256 (sparse)."""
+        """The prompt p: 1 x 256 (dense), n x 256 (sparse), K x 256 (labels), or the text affine layer."""
         return list(self.named_prompt_parameters().values())
 
     def named_prompt_parameters(self) -> dict[str, nn.Parameter]:
         """Name -> parameter of p; see :meth:`prompt_parameters`."""
-        return {self._prompt_name: self.get_parameter(self._prompt_name)}
+        start = _PROMPT_NAMES[self.prompt]
+        return {name: parameter for name, parameter in self.named_parameters() if name.startswith(start)}
 
     def _is_weight(self, name: str) -> bool:
         if name.startswith("image_encoder."):
             return self.trainable == "all" or name in self._trained_in_encoder
         if self.trainable == "decoder":
             return name.startswith(_TRAINED_IN_DECODER) or is_adapter(name)
+        if self.trainable == "decoder-norms":
+            return name.startswith("mask_decoder.transformer.") and ".norm" in name
         return name.startswith("mask_decoder.")
 
     def _what_is_kept(self) -> str:
@@ -220,12 +228,16 @@ class BloSam(nn.Module):
     def decode_with_iou(self, embedding: Tensor) -> tuple[Tensor, Tensor]:
         """Low-resolution logits, and the predicted IoU of each channel, B x (K + 1)."""
         positions = self.prompt_encoder.pe_layer.dense
-        logits, iou = self.mask_decoder.decode(
-            self.dropout(embedding.to(positions.dtype)),
-            positions,
-            dense_prompt=self.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1),
-            sparse_prompt=None if self.sparse_prompt is None else self.sparse_prompt(),
-        )
+        embedding = self.dropout(embedding.to(positions.dtype))
+        dense = self.prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
+        if self.label_prompt is None:
+            sparse = None if self.sparse_prompt is None else self.sparse_prompt()
+            logits, iou = self.mask_decoder.decode(embedding, positions, dense, sparse)
+        else:
+            logits, iou = self.mask_decoder.decode_labels(embedding, positions, dense, self.label_prompt())
+            # Against a background of 0, softmax chooses the likeliest class above 0 or none: S-SAM's rule.
+            logits = torch.cat((torch.zeros_like(logits[:, :1]), logits), dim=1)
+            iou = torch.cat((torch.zeros_like(iou[:, :1]), iou), dim=1)
         # Under autocast the logits come in half precision, in which sums over pixels in a loss would
         # overflow.
         return logits.to(positions.dtype), iou.to(positions.dtype)

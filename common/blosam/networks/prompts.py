@@ -1,7 +1,8 @@
 """What the mask decoder gets beside the image: positions of the grid cells, and the learned prompt.
 
 The dense prompt of BLO-SAM is SAM's own ``prompt_encoder.no_mask_embed`` (1 x 256, added at every grid cell),
-so it needs no module here; the sparse prompt is a handful of learned tokens.
+so it needs no module here; the sparse prompt is a handful of learned tokens; label prompts are S-SAM's one token per
+class, with one pass of the decoder for each.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ declare_torchvision_ops()
 
 from segment_anything.modeling.prompt_encoder import PositionEmbeddingRandom  # noqa: E402
 
+_TEXT_LENGTH = 10.0  # about that of CLIP's vectors, which S-SAM does not normalise
 _TOKEN_STD = 0.02  # near zero, so that an untrained sparse prompt hardly disturbs the decoder
 
 
@@ -74,3 +76,59 @@ class SparsePrompt(nn.Module):
     def forward(self) -> Tensor:
         """The tokens, n x C."""
         return self.tokens
+
+
+class LabelPrompt(nn.Module):
+    """One learned token per class: S-SAM's label names without a text encoder.
+
+    New classes cannot be named at inference; that needs a text encoder.
+
+    Args:
+        classes: K.
+        channels: width of a token, 256 in SAM.
+    """
+
+    def __init__(self, classes: int, channels: int) -> None:
+        super().__init__()
+        self.tokens = nn.Parameter(_TOKEN_STD * torch.randn(classes, channels))
+
+    def forward(self) -> Tensor:
+        """The tokens, K x C."""
+        return self.tokens
+
+
+class TextPrompt(nn.Module):
+    """S-SAM's text affine layer: a fixed vector per class name, through linear layer, ReLU and normalisation.
+
+    The vectors (of CLIP in the paper, any text encoder here) are part of the state dict, so the encoder is not needed
+    after training. Unlike the authors' batch normalisation, which makes all tokens equal for a single class, layer
+    normalisation is used; the number of parameters is the same.
+
+    Args:
+        classes: K.
+        channels: width of a token, 256 in SAM.
+        width: of a text vector, 512 in CLIP.
+    """
+
+    def __init__(self, classes: int, channels: int, width: int = 512) -> None:
+        super().__init__()
+        directions = torch.nn.functional.normalize(torch.randn(classes, width), dim=1)
+        self.register_buffer("vectors", _TEXT_LENGTH * directions)
+        self.affine = nn.Linear(width, channels)
+        self.norm = nn.LayerNorm(channels)
+
+    def set_vectors(self, vectors: Tensor) -> None:
+        """Use the output of a text encoder, K x width, in the order of the classes.
+
+        Raises:
+            BlosamError: for another shape.
+        """
+        if vectors.shape != self.vectors.shape:
+            raise BlosamError(
+                f"label vectors of shape {tuple(vectors.shape)}, expected {tuple(self.vectors.shape)}: one per class."
+            )
+        self.vectors.copy_(vectors)
+
+    def forward(self) -> Tensor:
+        """The tokens, K x C."""
+        return self.norm(self.affine(self.vectors).relu())

@@ -113,6 +113,32 @@ class BatchedMaskDecoder(MaskDecoder):
         logits = torch.stack(filters, dim=1) @ upscaled.flatten(2)
         return logits.reshape(batch, -1, 4 * height, 4 * width), self.iou_prediction_head(answers[:, 0])
 
+    def decode_labels(
+        self, embedding: Tensor, positions: Tensor, dense_prompt: Tensor, labels: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Decode one mask per class, each in a pass of its own with the token of that class.
+
+        Args:
+            embedding: B x C x g x g, from the image encoder.
+            positions: 1 x C x g x g, position encoding of the grid.
+            dense_prompt: 1 x C x 1 x 1, added to the embedding.
+            labels: K x C tokens.
+
+        Returns:
+            logits B x K x 4g x 4g, above 0 where the class is, and predicted mask quality B x K. Mask token 1 answers.
+        """
+        batch, channels, height, width = embedding.shape
+        count = labels.shape[0]
+        output = torch.cat([self.iou_token.weight, self.mask_tokens.weight], dim=0)
+        queries = torch.cat([output.expand(count, -1, -1), labels.unsqueeze(1)], dim=1)
+        queries = queries.unsqueeze(0).expand(batch, -1, -1, -1).flatten(0, 1)
+        images = (embedding + dense_prompt).unsqueeze(1).expand(-1, count, -1, -1, -1).flatten(0, 1)
+        answers, cells = self.transformer(images, positions, queries)
+        upscaled = self.output_upscaling(cells.transpose(1, 2).reshape(-1, channels, height, width))
+        filters = self.output_hypernetworks_mlps[1](answers[:, 2])
+        logits = (filters.unsqueeze(1) @ upscaled.flatten(2)).reshape(batch, count, 4 * height, 4 * width)
+        return logits, self.iou_prediction_head(answers[:, 0])[:, 1].reshape(batch, count)
+
 
 def encoder_config(encoder: str) -> EncoderConfig:
     """The configuration of an encoder by name.
@@ -300,7 +326,8 @@ def load_base(network: BloSam, path: str | os.PathLike, expected_sha256: str | N
 
 def _check_kept(kept: list[str], head: str) -> None:
     """Every tensor of the network comes from the file, or is known not to (a slip would go unnoticed)."""
-    own = (*_HEADS, "sparse_prompt.") if head == "random" else ("sparse_prompt.",)
+    prompts = ("sparse_prompt.", "label_prompt.")
+    own = (*_HEADS, *prompts) if head == "random" else prompts
     unknown = [name for name in kept if not name.startswith(own) and not is_adapter(name)]
     if unknown:
         raise RuntimeError(f"no base weights assigned to {unknown}")

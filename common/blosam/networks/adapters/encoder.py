@@ -86,12 +86,19 @@ def trained_names(encoder: nn.Module, spec: AdapterSpec) -> list[str]:
     names = []
     for name, _ in encoder.named_parameters():
         inside = name.startswith(blocks)
-        whole = spec.kind == "full" and start == 0
-        # S-SAM also trains the neck's singular values, the normalisations and the position table.
-        beside = spec.kind == "svd" and (is_adapter(name) or (name == "pos_embed" and start == 0))
-        if whole or beside or (inside and chosen(name)):
+        outside = start == 0 and _beside_the_blocks(spec.kind, name)
+        if outside or (spec.kind == "svd" and is_adapter(name)) or (inside and chosen(name)):
             names.append(name)
     return names
+
+
+def _beside_the_blocks(kind: str, name: str) -> bool:
+    """What a kind trains outside of the blocks when it starts with the first: position table, patches and neck."""
+    if kind == "full":
+        return True
+    if kind == "adaptive":
+        return name == "pos_embed" or name.endswith(".bias")
+    return kind == "svd" and name == "pos_embed"
 
 
 _LINEAR = {
@@ -110,6 +117,7 @@ def _is_norm(name: str) -> bool:
 _TRAINED: dict[str, Callable[[str], bool]] = {
     "bias": lambda name: name.endswith(".bias"),
     "norm": _is_norm,
+    "adaptive": lambda name: name.endswith(".bias") or _is_norm(name),
     "attention": lambda name: ".attn." in name or ".qkv." in name or ".out." in name,
     "full": lambda name: True,
     "svd": lambda name: is_adapter(name) or _is_norm(name),

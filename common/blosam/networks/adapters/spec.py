@@ -32,6 +32,7 @@ KINDS = {
     "svd": Kind("S-SAM: singular values of all matrices and of the neck's convolutions"),
     "bias": Kind("the biases of the blocks"),
     "norm": Kind("the layer normalisations of the blocks"),
+    "adaptive": Kind("AdaptiveSAM: all biases, all normalisations and the position table"),
     "attention": Kind("everything in the attentions"),
     "full": Kind("all weights of the blocks, and from block 0 the whole encoder"),
 }
