@@ -13,6 +13,7 @@ import logging
 import os
 import pickle
 import struct
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,7 @@ _FACTS = {  # metadata key -> its name for people, and the mend when it differs
     "out_channels": ("number of channels (classes + 1)", "Build the network with the adapter's number of channels"),
     "base_sha256": ("digest of the frozen base weights", "Load the adapter's base weights first"),
 }
+_FACTS_KEY = "blosam"  # no module of a network is called so
 _SHOWN_KEYS = 3  # how many differing keys an error names
 _CHUNK = 1 << 20  # bytes read at a time when hashing
 
@@ -73,18 +75,24 @@ _UNREADABLE = (
 )
 
 
-def save_state_dict(state: Mapping[str, Tensor], path: str | os.PathLike) -> None:
+def save_state_dict(
+    state: Mapping[str, Tensor], path: str | os.PathLike, facts: Mapping[str, str] | None = None
+) -> None:
     """Write a flat dictionary of tensors with ``torch.save``, atomically.
 
     Args:
         state: name -> tensor; tensors are stored on the CPU.
         path: the file to write, usually ``model.pt``.
+        facts: about the weights, such as ``classes``; they go where PyTorch keeps the versions of modules, beside
+            the tensors, so that every reader of the file still finds a flat state dict.
 
     Raises:
         BlosamError: when ``state`` is not flat or the file cannot be written.
     """
     _check_flat(state, path)
-    on_cpu = {name: _own_storage(tensor.detach().cpu()) for name, tensor in state.items()}
+    on_cpu = OrderedDict((name, _own_storage(tensor.detach().cpu())) for name, tensor in state.items())
+    if facts:
+        on_cpu._metadata = {_FACTS_KEY: dict(facts)}
     with atomic_write(path) as file:
         torch.save(on_cpu, file)
 
@@ -107,6 +115,11 @@ def read_state(path: str | os.PathLike) -> dict[str, Tensor]:
     Raises:
         BlosamError: when the file is missing, truncated, holds pickled objects, or is not flat.
     """
+    return dict(_read(path))
+
+
+def _read(path: str | os.PathLike) -> Mapping[str, Tensor]:
+    """A flat state dict as it is in the file, with the facts beside it."""
     file = Path(path)
     if not file.is_file():
         raise BlosamError(f"{file}: no such weights file. Train the bundle first, or give the path of its weights.")
@@ -129,22 +142,39 @@ def read_state(path: str | os.PathLike) -> dict[str, Tensor]:
             "Copy, fetch or train it again."
         ) from error
     _check_flat(state, file)
-    return dict(state)
+    return state
 
 
-def load_strict(network: nn.Module, path: str | os.PathLike) -> None:
+def load_strict(network: nn.Module, path: str | os.PathLike, labels: Mapping[str, int] | None = None) -> None:
     """Load a complete state dict into ``network``; nothing is changed unless everything fits.
 
     Args:
         network: the network to fill; it keeps its device and dtype.
         path: a flat state dict (``model.pt`` or ``.safetensors``).
+        labels: the classes the weights must be for, name -> value 1..K. Weights of another task have the same
+            shapes; those that do not say what they are for are taken.
 
     Raises:
-        BlosamError: when the file is unreadable, or its keys or shapes are not those of ``network``.
+        BlosamError: when the file is unreadable, its keys or shapes are not those of ``network``, or it says that
+            it is for other classes.
     """
-    state = read_state(path)
+    state = _read(path)
     check_tensors(state, network.state_dict(), path)
-    network.load_state_dict(state, strict=True)
+    if labels is not None:
+        _check_classes(state, labels, path)
+    network.load_state_dict(dict(state), strict=True)
+
+
+def _check_classes(state: Mapping[str, Tensor], labels: Mapping[str, int], path: str | os.PathLike) -> None:
+    metadata = getattr(state, "_metadata", None)
+    facts = metadata.get(_FACTS_KEY) if isinstance(metadata, Mapping) else None
+    theirs = str(facts.get("classes", "")) if isinstance(facts, Mapping) else ""
+    ours = ",".join(["background", *sorted(labels, key=labels.get)])
+    if theirs and theirs != ours:
+        raise BlosamError(
+            f"{os.fspath(path)}: these weights are for the classes {theirs}, the bundle's are {ours}. Use the bundle "
+            "they were trained in, or train this one."
+        )
 
 
 def check_tensors(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: str | os.PathLike) -> None:

@@ -55,5 +55,5 @@ def _check_fit(target, weights: Path):
     from blosam.weightsio import load_strict
 
     network = target.parser("inference").get_parsed_content("network_def")
-    load_strict(network, weights)
+    load_strict(network, weights, target.labels)
     return network.eval()

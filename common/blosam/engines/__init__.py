@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .checkpoint import CheckpointLoader, LastCheckpoint, ModelSaver
+from .checkpoint import LastCheckpoint, ModelSaver
+from .checkpoint_loader import CheckpointLoader
 from .events import BilevelEvents
 from .hypergradient import adamw_factors, hypergradient, mixed_product_exact, mixed_product_fd
 from .inferers import FrozenFeatureInferer

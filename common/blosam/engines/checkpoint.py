@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
-from monai.handlers import CheckpointLoader as MonaiCheckpointLoader
 from monai.handlers import EarlyStopHandler
 from torch import Tensor, nn
 
@@ -286,7 +285,7 @@ class ModelSaver:
                 "%s holds epoch %d (%s %.4f).", self.model_path, self.best_epoch,
                 self._metric_name() or "negative D2 loss", self.best_metric,
             )  # fmt: skip
-        weightsio.save_state_dict(network.state_dict(), self.model_path)
+        weightsio.save_state_dict(network.state_dict(), self.model_path, self.metadata)
         if self.adapter_path is not None:
             weightsio.save_adapter(network, self.adapter_path, self.metadata)
 
@@ -305,37 +304,6 @@ class ModelSaver:
 
     def _metric_name(self) -> str | None:
         return None if self.validator is None else self.validator.state.key_metric_name
-
-
-class CheckpointLoader(MonaiCheckpointLoader):
-    """MONAI's loader with a strict, all-or-nothing load of a network and errors a user can act on.
-
-    Keeps MONAI's class name, by which MONAI Label recognises a loader.
-    """
-
-    def __call__(self, engine: Engine) -> None:
-        """Load the file.
-
-        Raises:
-            BlosamError: when the file is missing, unreadable, or belongs to another network.
-        """
-        objects = list(self.load_dict.values())
-        if self.strict and len(objects) == 1 and isinstance(objects[0], nn.Module):
-            self.load()
-            return
-        if not Path(self.load_path).is_file():
-            raise BlosamError(f"{self.load_path}: no such checkpoint. Train first, or give the path of one.")
-        super().__call__(engine)
-
-    def load(self) -> None:
-        """Fill the one network of ``load_dict``, without an engine.
-
-        Raises:
-            BlosamError: when the file is missing, unreadable, or belongs to another network.
-        """
-        (network,) = self.load_dict.values()
-        weightsio.load_strict(network, self.load_path)
-        logger.info("Loaded %s.", self.load_path)
 
 
 def _trained(network: nn.Module) -> dict[str, Tensor]:
