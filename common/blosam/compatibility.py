@@ -62,16 +62,29 @@ def check_metadata(metadata: Mapping[str, Any], where: str | Path) -> None:
     Raises:
         BlosamError: naming both versions.
     """
+    check_schema(metadata, where)
+    packages = metadata.get("required_packages_version")
+    needed = str(packages.get("blosam", "")) if isinstance(packages, Mapping) else ""
+    if numbers(needed) > numbers(__version__):
+        raise BlosamError(f"{where}: the bundle needs blosam {needed}, this is {__version__}. Update blosam.")
+
+
+def check_schema(metadata: Mapping[str, Any], where: str | Path) -> None:
+    """Refuse metadata that follow a newer schema than this version knows.
+
+    Args:
+        metadata: the content of ``metadata.json``.
+        where: what to name in the message.
+
+    Raises:
+        BlosamError: naming both dates.
+    """
     dates = [int(date) for date in re.findall(r"meta_schema_(\d{8})", str(metadata.get("schema", "")))]
     if dates and max(dates) > KNOWN_SCHEMA:
         raise BlosamError(
-            f"{where}: follows the schema of {max(dates)}, this blosam {__version__} knows those up to "
+            f"{where}: its metadata follow the schema of {max(dates)}, this blosam {__version__} knows those up to "
             f"{KNOWN_SCHEMA}. Update blosam."
         )
-    packages = metadata.get("required_packages_version")
-    needed = str(packages.get("blosam", "")) if isinstance(packages, Mapping) else ""
-    if _numbers(needed) > _numbers(__version__):
-        raise BlosamError(f"{where}: the bundle needs blosam {needed}, this is {__version__}. Update blosam.")
 
 
 def check_overrides(arguments: Sequence[str]) -> None:
@@ -96,7 +109,7 @@ def check_overrides(arguments: Sequence[str]) -> None:
             continue
         near = difflib.get_close_matches(name, [*config, *known], n=1)
         advice = f"Did you mean --{near[0]}?" if near else f"The settings are the first lines of {files[0]}."
-        raise BlosamError(f"--{name}: {' and '.join(Path(file).name for file in files)} have no such setting. {advice}")
+        raise BlosamError(f"--{name}: no such setting in {' and '.join(Path(f).name for f in files)}. {advice}")
 
 
 def names_setting(config: Mapping[str, Any], name: str) -> bool:
@@ -141,5 +154,6 @@ def _file_list(value: str | None) -> list[str]:
         return [path.strip() for path in value.strip("[]() ").split(",")]
 
 
-def _numbers(version: str) -> tuple[int, ...]:
+def numbers(version: str) -> tuple[int, ...]:
+    """The first three numbers of a version, for comparing."""
     return tuple(int(part) for part in re.findall(r"\d+", version)[:3])

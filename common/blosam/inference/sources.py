@@ -23,6 +23,7 @@ from monai.bundle import ConfigParser
 
 from blosam import __version__
 from blosam.bundle import Bundle, root_cause
+from blosam.compatibility import check_schema, numbers
 from blosam.errors import BlosamError
 from blosam.weightsio import load_strict, sha256_of
 
@@ -30,7 +31,6 @@ from .allowed import check_config, executed
 from .archive import MAX_TEXT, Archive, is_zip, open_archive
 from .scripted import check_program, extra_file, is_torchscript
 
-KNOWN_SCHEMA = 20240725  # of metadata.json; the date in its "schema" address
 MAX_CLASSES = 255  # masks are uint8
 NEEDED = ("labels", "network_def", "preprocessing", "inferer", "postprocessing")
 _FROM_ZIP = re.compile(r"configs/[\w.-]+\.(json|conf)|models/model\.pt|docs/[\w.-]+|LICENSE|large_files\.yml")
@@ -114,7 +114,7 @@ class OpenedBundle:
         weights = self.require_weights()
         _check_not_packed(weights)
         network = self.build(parser, "network_def")
-        load_strict(network, weights)
+        load_strict(network, weights, self.config["labels"])
         return network.to(device).eval()
 
     def _scripted(self, device: str | torch.device) -> torch.nn.Module:
@@ -222,7 +222,7 @@ def _json(name: str, text: str) -> dict[str, Any]:
 
 
 def _check(path: Path, config: dict[str, Any], metadata: dict[str, Any], trust: bool) -> None:
-    _check_schema(path, metadata)
+    check_schema(metadata, path)
     missing = [name for name in NEEDED if name not in config]
     if missing:
         raise BlosamError(f"{path}: inference.json has no '{missing[0]}'. Get the bundle again from its maker.")
@@ -244,26 +244,13 @@ def _first_target(chain: Any) -> str | None:
     return str(first.get("_target_")).rsplit(".", 1)[-1] if isinstance(first, dict) else None
 
 
-def _check_schema(path: Path, metadata: dict[str, Any]) -> None:
-    dates = [int(date) for date in re.findall(r"meta_schema_(\d{8})", str(metadata.get("schema", "")))]
-    if dates and max(dates) > KNOWN_SCHEMA:
-        raise BlosamError(
-            f"{path}: its metadata follow the schema of {max(dates)}, this blosam {__version__} knows those up to "
-            f"{KNOWN_SCHEMA}. Update blosam."
-        )
-
-
 def _update_advice(metadata: dict[str, Any]) -> str:
     """What to say when something is unknown: empty unless the bundle was made for a newer blosam than this."""
     packages = metadata.get("required_packages_version")
     made_for = str(packages.get("blosam", "")) if isinstance(packages, dict) else ""
-    if _numbers(made_for) <= _numbers(__version__):
+    if numbers(made_for) <= numbers(__version__):
         return ""
     return f"The bundle was made for blosam {made_for[:20]}, this is {__version__}: update blosam."
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in re.findall(r"\d+", version)[:3])
 
 
 def _check_labels(path: Path, labels: Any) -> None:
