@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from pydicom.dataset import Dataset
+from pydicom.uid import UID
 
 from blosam.dicom.codes import Concept, SegmentCode, clean_text
 from blosam.dicom.derived import (
@@ -32,6 +33,9 @@ from blosam.errors import BlosamError
 __all__ = ["Algorithm", "segmentation", "write_dicom"]
 
 _SERIES_BASE = 1000
+_PLANE = "FrameOfReferenceUID, ImagePositionPatient, ImageOrientationPatient, PixelSpacing or SliceThickness"
+_ALWAYS_PLACED = ("CT ", "MR ", "Positron")  # kinds of images that must lie in a frame of reference
+_MULTI_FRAME = ("Multi-frame", "Video", "Enhanced", "Tomosynthesis", "3D", "Whole Slide")
 _MISFITS = (ValueError, TypeError, AttributeError, KeyError, IndexError)  # what highdicom raises for odd headers
 
 
@@ -76,6 +80,9 @@ def segmentation(
 
     headers = [prepare(source) for source in sources]
     _check_sources(headers)
+    if "FrameOfReferenceUID" not in headers[0] and "PixelSpacing" in headers[0]:
+        # A pixel size in a plane of no orientation is an error for every program built on GDCM (ITK, SimpleITK).
+        del headers[0].PixelSpacing
     pixels = _pixels(headers, mask, codes, probability)
     kind = SegmentationTypeValues.BINARY if probability is None else SegmentationTypeValues.FRACTIONAL
     label = "SEGMENTATION" if probability is None else "PROBABILITY"
@@ -117,30 +124,40 @@ def _check_sources(headers: Sequence[Dataset]) -> None:
         raise ValueError("at least one source image is needed")
     first = headers[0]
     frames = int(first.get("NumberOfFrames") or 1)
-    if len(headers) == 1 and frames == 1 and "SharedFunctionalGroupsSequence" not in first:
-        return
-    if "FrameOfReferenceUID" not in first:
-        several = f"the source has {frames} frames" if frames > 1 else f"the {len(headers)} source images have"
-        several += " and no FrameOfReferenceUID" if frames > 1 else " no FrameOfReferenceUID"
-        mend = "Store each frame as an image object of its own." if frames > 1 else "Make one segmentation per image."
-        raise BlosamError(f"{several}: DICOM cannot say then which frame a mask belongs to. {mend}")
-    if len(headers) == 1:
-        return
-    for header in headers[1:]:
-        for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "Rows", "Columns"):
-            if header.get(keyword) != first.get(keyword):
-                raise BlosamError(f"the source images differ in {keyword}. Make one segmentation per image.")
+    kind = UID(first.SOPClassUID).name
+    if "FrameOfReferenceUID" not in first and kind.startswith(_ALWAYS_PLACED):
+        raise BlosamError(f"the source image, {kind}, lacks {_PLANE}, which its kind must have. Mend its header.")
+    multi_frame = frames > 1 or any(word in kind for word in _MULTI_FRAME)
+    if len(headers) == 1 and multi_frame and "FrameOfReferenceUID" not in first:
+        raise BlosamError(
+            f"the source image is of a multi-frame kind ({frames} frame{'s' * (frames > 1)}) and does not say where "
+            "its frames lie (FrameOfReferenceUID, plane position and orientation), without which a DICOM segmentation "
+            "cannot refer to them. Store each frame as an image object of its own, or choose another output format."
+        )
+    if len(headers) > 1:
+        _check_series(headers)
+
+
+def _check_series(headers: Sequence[Dataset]) -> None:
+    """Refuse single-frame images that do not lie in one frame of reference on one grid."""
+    first = headers[0]
     for header in headers:
         if int(header.get("NumberOfFrames") or 1) > 1:
             raise BlosamError("one of several source images is multi-frame. Make one segmentation per image.")
-        if "ImagePositionPatient" not in header:
+        if "FrameOfReferenceUID" not in header:
             raise BlosamError(
-                "a source image lacks ImagePositionPatient, ImageOrientationPatient or PixelSpacing. "
+                f"a source image lacks {_PLANE}, which several images in one segmentation need. "
                 "Make one segmentation per image."
             )
-        if not np.allclose(header.ImageOrientationPatient, first.ImageOrientationPatient, atol=1e-4):
-            raise BlosamError("the source images differ in ImageOrientationPatient. Make one segmentation per image.")
+        for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "Rows", "Columns"):
+            if header[keyword].value != first[keyword].value:
+                raise BlosamError(f"the source images differ in {keyword}. Make one segmentation per image.")
+        for keyword in ("ImageOrientationPatient", "PixelSpacing"):
+            if not np.allclose(header[keyword].value, first[keyword].value, atol=1e-4):
+                raise BlosamError(f"the source images differ in {keyword}. Make one segmentation per image.")
         header.ImageOrientationPatient = first.ImageOrientationPatient  # highdicom compares digit by digit
+    if len({str(header.SOPInstanceUID) for header in headers}) < len(headers):
+        raise BlosamError("a source image is given twice (SOPInstanceUID). Give each image once.")
 
 
 def _pixels(

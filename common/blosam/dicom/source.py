@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
-import warnings
+import unicodedata
 from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from typing import Any
@@ -18,8 +18,10 @@ import numpy as np
 from pydicom.charset import convert_encodings, decode_bytes, encode_string, python_encoding
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
+from pydicom.uid import UID, JPEGBaseline8Bit, JPEGExtended12Bit
 from pydicom.valuerep import DA, TM, PersonName
 
+from blosam.dicom.derived import quiet
 from blosam.errors import BlosamError
 
 logger = logging.getLogger(__name__)
@@ -32,11 +34,14 @@ IDENTITY = (
 )  # fmt: skip
 # Copied where present.
 PATIENT_AND_STUDY = (
-    "IssuerOfPatientID", "PatientIdentityRemoved", "DeidentificationMethod", "LongitudinalTemporalInformationModified",
-    "StudyDescription", "PatientAge", "PatientSize", "PatientWeight", "ClinicalTrialSponsorName",
-    "ClinicalTrialProtocolID", "ClinicalTrialProtocolName", "ClinicalTrialSiteID", "ClinicalTrialSiteName",
-    "ClinicalTrialSubjectID", "ClinicalTrialSubjectReadingID", "ClinicalTrialTimePointID",
+    "IssuerOfPatientID", "PatientIdentityRemoved", "DeidentificationMethod", "DeidentificationMethodCodeSequence",
+    "LongitudinalTemporalInformationModified", "StudyDescription", "PatientAge", "PatientSize", "PatientWeight",
 )  # fmt: skip
+# The Clinical Trial Subject module (PS3.3 C.7.1.3): required, one of two required, may be empty.
+TRIAL_REQUIRED = ("ClinicalTrialSponsorName", "ClinicalTrialProtocolID")
+TRIAL_SUBJECT = ("ClinicalTrialSubjectID", "ClinicalTrialSubjectReadingID")
+TRIAL_MAY_BE_EMPTY = ("ClinicalTrialProtocolName", "ClinicalTrialSiteID", "ClinicalTrialSiteName")
+TRIAL = (*TRIAL_REQUIRED, *TRIAL_SUBJECT, *TRIAL_MAY_BE_EMPTY)
 # Named in the derived object as the equipment that took the image.
 EQUIPMENT = ("Manufacturer", "ManufacturerModelName", "SoftwareVersions", "DeviceSerialNumber", "InstitutionName")
 IMAGE = (
@@ -48,6 +53,10 @@ IMAGE = (
 )  # fmt: skip
 
 _DIRECTIONS = re.compile(r"[LRAPHF]{1,3}|[LR]?[EC]?[DV]?|[LMPD]", re.ASCII)
+_LOSSY = (JPEGBaseline8Bit, JPEGExtended12Bit)
+_SHORT_TEXT = ("StudyID", "AccessionNumber")  # SH: 16 characters
+_LONG_TEXT = ("PatientID", "StudyDescription", "IssuerOfPatientID", "DeidentificationMethod", *TRIAL)  # LO: 64
+_NAMES = ("PatientName", "ReferringPhysicianName")  # PN: 64 in each of up to three groups
 _CONVERSION_ERRORS = (ValueError, TypeError, KeyError, AttributeError, NotImplementedError, OverflowError)
 
 
@@ -64,12 +73,14 @@ def prepare(source: Dataset) -> Dataset:
         BlosamError: when an attribute of ``REQUIRED`` is absent or unusable; the message names it, never its value.
     """
     header = Dataset()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pydicom's warnings quote values
-        for keyword in (*REQUIRED, *IDENTITY, *PATIENT_AND_STUDY, *EQUIPMENT, *IMAGE):
+    with quiet():
+        for keyword in (*REQUIRED, *IDENTITY, *PATIENT_AND_STUDY, *TRIAL, *EQUIPMENT, *IMAGE):
             _copy(source, keyword, header)
         _check_required(header)
         _tidy(header)
+        meta = getattr(source, "file_meta", None)
+        if meta is not None and meta.get("TransferSyntaxUID") in _LOSSY:
+            header.LossyImageCompression = "01"  # whatever the header says
     return header
 
 
@@ -100,24 +111,45 @@ def pixel_area(source: Dataset) -> tuple[float, bool] | None:
     Imager Pixel Spacing, the figure holds in the plane of the detector: what lies nearer to the tube appears larger
     (PS3.3 10.7.1.3).
 
+    Args:
+        source: header as returned by :func:`prepare`.
+
     Returns:
         None when the header does not say.
     """
     spacing, imager = _spacing(source, "PixelSpacing"), _spacing(source, "ImagerPixelSpacing")
-    if spacing is None:
-        shared = source.get("SharedFunctionalGroupsSequence")
-        measures = shared[0].get("PixelMeasuresSequence") if shared else None
-        spacing = _spacing(measures[0], "PixelSpacing") if measures else None
+    shared = source.get("SharedFunctionalGroupsSequence")
+    if spacing is None and shared and "PixelMeasuresSequence" in shared[0]:
+        spacing = _spacing(shared[0].PixelMeasuresSequence[0], "PixelSpacing")
     if spacing is not None:
-        projection = str(source.get("Modality", "")) in {"CR", "DX", "MG", "PX", "IO", "RF", "XA", "RG"}
-        calibrated = (
-            bool(source.get("PixelSpacingCalibrationType"))
-            or (imager is not None and not np.allclose(spacing, imager, rtol=1e-4))
-            or (imager is None and not projection)
-        )
-        return spacing[0] * spacing[1], calibrated
+        differs = imager is not None and not np.allclose(spacing, imager, rtol=1e-4)
+        return spacing[0] * spacing[1], bool(source.get("PixelSpacingCalibrationType")) or differs or has_plane(source)
     at_detector = imager or _spacing(source, "NominalScannedPixelSpacing")
     return (at_detector[0] * at_detector[1], False) if at_detector else None
+
+
+def has_plane(header: Dataset) -> bool:
+    """Whether the image says completely where it lies: frame of reference, position, orientation, pixel size.
+
+    In a multi-frame image the functional groups say so. The slice thickness counts too, because a segmentation in a
+    frame of reference must give one (PS3.3 C.7.6.16.2.1).
+    """
+    if "FrameOfReferenceUID" not in header:
+        return False
+    shared, each = (header.get(f"{which}FunctionalGroupsSequence") for which in ("Shared", "PerFrame"))
+    if shared or each:
+        groups = [group[0] for group in (shared, each) if group]
+        return all(
+            any(macro in group for group in groups)
+            for macro in ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence")
+        )
+    orientation = _numbers(header.get("ImageOrientationPatient"), 6)
+    if orientation is None or _numbers(header.get("ImagePositionPatient"), 3) is None:
+        return False
+    along_row, along_column = orientation[:3], orientation[3:]
+    unit = np.allclose([np.linalg.norm(along_row), np.linalg.norm(along_column)], 1, atol=1e-3)
+    square = abs(float(along_row @ along_column)) < 1e-3
+    return unit and square and _spacing(header, "PixelSpacing") is not None and "SliceThickness" in header
 
 
 def _copy(source: Dataset, keyword: str, header: Dataset) -> None:
@@ -142,9 +174,19 @@ def _check_required(header: Dataset) -> None:
                 f"the source image has no {keyword}, which a DICOM segmentation or report must refer to. "
                 "Send the image through a system that completes it, or choose another output format."
             )
-        usable = re.fullmatch(r"[0-9.]{1,64}", str(value)) if keyword.endswith("UID") else isinstance(value, int)
+        if isinstance(value, MultiValue):
+            raise BlosamError(f"the source image has several values of {keyword}. Mend its header.")
+        usable = _is_uid(value) if keyword.endswith("UID") else isinstance(value, int)
         if not usable:
             raise BlosamError(f"the source image has an invalid {keyword}. Mend its header or choose another format.")
+    if "Image Storage" not in UID(header.SOPClassUID).name:
+        raise BlosamError("the SOPClassUID of the source is not that of an image in the DICOM standard.")
+    for keyword in ("PatientName", "PatientID"):  # left empty, the result would lose its patient
+        if header.get(keyword) is not None and not _valid(keyword, header[keyword].value):
+            raise BlosamError(
+                f"{keyword} of the source image is not valid DICOM: too long, several values or control characters. "
+                "Mend its header or choose another output format."
+            )
 
 
 def _tidy(header: Dataset) -> None:
@@ -154,23 +196,40 @@ def _tidy(header: Dataset) -> None:
             if keyword in header and header[keyword].value not in (None, ""):
                 logger.warning("%s of the source image is not valid and is written as empty", keyword)
             setattr(header, keyword, "")
-    for keyword in (*PATIENT_AND_STUDY, *EQUIPMENT, *IMAGE):
+    for keyword in (*PATIENT_AND_STUDY, *TRIAL, *EQUIPMENT, *IMAGE):
         if keyword in header and (header[keyword].value in (None, "") or not _valid(keyword, header[keyword].value)):
             delattr(header, keyword)
-    if "SharedFunctionalGroupsSequence" not in header and not _has_plane(header):
-        for keyword in ("ImagePositionPatient", "ImageOrientationPatient"):
-            if keyword in header:
-                delattr(header, keyword)
-    if "ImagePositionPatient" in header and "SliceThickness" not in header:
-        header.SliceThickness = None  # highdicom reads it without a default
+    if not has_plane(header):
+        _leave_out(header, "ImagePositionPatient", "ImageOrientationPatient", "FrameOfReferenceUID")
+    if "DeidentificationMethod" not in header and "DeidentificationMethodCodeSequence" not in header:
+        _leave_out(header, "PatientIdentityRemoved")  # which needs the method
+    if all(keyword in header for keyword in TRIAL_REQUIRED) and any(keyword in header for keyword in TRIAL_SUBJECT):
+        for keyword in TRIAL_MAY_BE_EMPTY:
+            setattr(header, keyword, header.get(keyword, ""))
+    else:
+        _leave_out(header, *TRIAL)
+
+
+def _leave_out(header: Dataset, *keywords: str) -> None:
+    for keyword in keywords:
+        if keyword in header:
+            delattr(header, keyword)
 
 
 def _valid(keyword: str, value: Any) -> bool:
-    """Whether a value may be written; identifying text always may, so that archives find the same patient."""
+    """Whether a value may be written as it is."""
     if keyword == "PatientSex":
         return value in ("M", "F", "O", "")
-    if keyword in ("PatientBirthDate", "StudyDate", "StudyTime"):
-        return _parses(TM if keyword.endswith("Time") else DA, value)
+    if keyword in ("PatientBirthDate", "StudyDate"):
+        return re.fullmatch(r"(\d{8})?", str(value)) is not None and _parses(DA, value)
+    if keyword == "StudyTime":
+        return _parses(TM, value)
+    if keyword in _NAMES:
+        groups = str(value).split("=")
+        fits = len(groups) <= 3 and all(_is_text(group, 64) and group.count("^") <= 4 for group in groups)
+        return isinstance(value, str | PersonName) and fits
+    if keyword in _SHORT_TEXT or keyword in _LONG_TEXT:
+        return _is_text(value, 16 if keyword in _SHORT_TEXT else 64)
     if keyword == "PatientAge":
         return re.fullmatch(r"\d{3}[DWMY]", str(value)) is not None
     if keyword in ("PatientSize", "PatientWeight", "SliceThickness", "SpacingBetweenSlices"):
@@ -180,26 +239,18 @@ def _valid(keyword: str, value: Any) -> bool:
     if keyword == "PatientOrientation":
         directions = [str(part) for part in value] if isinstance(value, MultiValue | list) else []
         return len(directions) == 2 and all(part and _DIRECTIONS.fullmatch(part) for part in directions)
+    if keyword in ("PatientIdentityRemoved", "LongitudinalTemporalInformationModified"):
+        return value in ("YES", "NO", "UNMODIFIED", "MODIFIED", "REMOVED")
     if keyword in ("SeriesNumber", "NumberOfFrames"):
-        return isinstance(value, int)
+        return isinstance(value, int) and value > 0
     if keyword.endswith("Spacing"):
         return _numbers(value, 2) is not None
     if keyword == "FrameOfReferenceUID":
-        return re.fullmatch(r"[0-9.]{1,64}", str(value)) is not None
-    if keyword in EQUIPMENT or keyword.startswith("ClinicalTrial"):
-        return all(len(str(part)) <= 64 for part in ([value] if isinstance(value, str) else value))
+        return _is_uid(value)
+    if keyword in EQUIPMENT:
+        several = keyword == "SoftwareVersions" and isinstance(value, MultiValue)
+        return all(_is_text(part, 64) for part in (value if several else [value]))
     return True
-
-
-def _has_plane(header: Dataset) -> bool:
-    """Whether the image says completely where it lies: frame of reference, position, orientation, spacing."""
-    orientation = _numbers(header.get("ImageOrientationPatient"), 6)
-    if orientation is None or _numbers(header.get("ImagePositionPatient"), 3) is None:
-        return False
-    along_row, along_column = orientation[:3], orientation[3:]
-    unit = np.allclose([np.linalg.norm(along_row), np.linalg.norm(along_column)], 1, atol=1e-3)
-    square = abs(float(along_row @ along_column)) < 1e-3
-    return unit and square and _spacing(header, "PixelSpacing") is not None and "FrameOfReferenceUID" in header
 
 
 def _spacing(dataset: Dataset, keyword: str) -> tuple[float, float] | None:
@@ -218,6 +269,16 @@ def _numbers(value: Any, count: int) -> np.ndarray | None:
 
 def _finite(value: Any) -> bool:
     return _numbers([value], 1) is not None
+
+
+def _is_text(value: Any, limit: int) -> bool:
+    """One value of not more than ``limit`` characters, none of them a control character."""
+    return isinstance(value, str) and len(value) <= limit and all(unicodedata.category(c) != "Cc" for c in value)
+
+
+def _is_uid(value: Any) -> bool:
+    """Whether this is one valid UID (PS3.5 9.1)."""
+    return len(str(value)) <= 64 and re.fullmatch(r"[0-2](\.(0|[1-9]\d*))+", str(value), re.ASCII) is not None
 
 
 def _parses(kind: type, value: Any) -> bool:
@@ -243,8 +304,7 @@ def _can_express(names: Sequence[str], texts: Iterable[str]) -> bool:
     extended = [name.startswith("ISO 2022") for name in names if name]
     if not set(names) <= set(python_encoding) or not (all(extended) if len(names) > 1 else not any(extended)):
         return False
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with quiet():
         encodings = convert_encodings(list(names))
         parts = [part for text in texts for part in re.split("[=^]", text)]
         return all(decode_bytes(encode_string(part, encodings), encodings, set()) == part for part in parts)

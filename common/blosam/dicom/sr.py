@@ -38,7 +38,7 @@ _MISFITS = (ValueError, TypeError, AttributeError, KeyError, IndexError)  # what
 
 AREA = Concept("42798000", "SCT", "Area")
 # The name carries the caveat, so that no program can take the figure for a size in the patient.
-DETECTOR_AREA = Concept.local("AREA_DETECTOR", "Area in the detector plane, not corrected for magnification")
+UNCORRECTED_AREA = Concept.local("AREA_UNCORRECTED", "Area in the image plane, not corrected for magnification")
 PIXELS = Concept.local("PIXEL_COUNT", "Number of pixels")
 CERTAINTY = Concept("111012", "DCM", "Certainty of Finding")
 REVIEW = Concept.local("REVIEW_STATUS", "Review status")
@@ -261,7 +261,7 @@ def _measurements(image: Measured, header: Dataset, code: SegmentCode) -> list[A
     found = [(PIXELS, pixels, _PIXEL_UNIT)]
     size = pixel_area(header)
     if size is not None:
-        found.append((AREA if size[1] else DETECTOR_AREA, float(f"{pixels * size[0]:.6g}"), _SQUARE_MM))
+        found.append((AREA if size[1] else UNCORRECTED_AREA, float(f"{pixels * size[0]:.6g}"), _SQUARE_MM))
     if image.confidence is not None:
         found.append((CERTAINTY, round(100 * float(image.confidence), 1), _PERCENT))
     return [sr.Measurement(name=coded(name), value=value, unit=coded(unit)) for name, value, unit in found]
