@@ -140,9 +140,17 @@ def flag(value: bool | int | str) -> bool:
 
 
 def adapter_metadata(
-    method: Method, encoder: str, image_size: int, labels: dict[str, int], base_weights: str
+    method: Method,
+    encoder: str,
+    image_size: int,
+    labels: dict[str, int],
+    base_weights: str,
+    iou_loss_weight: float = 0.0,
 ) -> dict[str, str]:
-    """What an adapter file says about itself (safetensors metadata: strings only)."""
+    """What an adapter file says about itself (safetensors metadata: strings only).
+
+    ``iou_head`` says whether the head that predicts the IoU was trained, so that a confidence may be asked of it.
+    """
     return {
         "method": method.name,
         "encoder": encoder,
@@ -151,5 +159,6 @@ def adapter_metadata(
         "rank": str(method.rank),
         "prompt": method.prompt,
         "base_weights": "path" if base_weights not in ("auto", "random") else base_weights,
+        "iou_head": "trained" if iou_loss_weight > 0 else "untrained",
         "blosam_version": __version__,
     }

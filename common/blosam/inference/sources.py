@@ -25,7 +25,7 @@ from blosam import __version__
 from blosam.bundle import Bundle, root_cause
 from blosam.compatibility import check_schema, numbers
 from blosam.errors import BlosamError
-from blosam.weightsio import load_strict, sha256_of
+from blosam.weightsio import load_strict, read_adapter_metadata, sha256_of
 
 from .allowed import check_config, executed
 from .archive import MAX_TEXT, Archive, is_zip, open_archive
@@ -33,7 +33,7 @@ from .scripted import check_program, extra_file, is_torchscript
 
 MAX_CLASSES = 255  # masks are uint8
 NEEDED = ("labels", "network_def", "preprocessing", "inferer", "postprocessing")
-_FROM_ZIP = re.compile(r"configs/[\w.-]+\.(json|conf)|models/model\.pt|docs/[\w.-]+|LICENSE|large_files\.yml")
+_FROM_ZIP = re.compile(r"configs/[\w.-]+\.(json|conf)|models/(model\.pt|adapter\.safetensors)|docs/[\w.-]+|LICENSE|large_files\.yml")
 _MAX_MODEL_BYTES = 8 << 30
 
 
@@ -69,6 +69,16 @@ class OpenedBundle:
         """What runs when this bundle is used, one line each."""
         program = ["runs the network program in model.ts (TorchScript)"] if self.form == "model.ts" else []
         return [*program, *executed(self.config)]
+
+    @property
+    def iou_trained(self) -> bool:
+        """Whether the head that predicts the IoU was trained and can be asked, as the adapter file says."""
+        if self.form == "model.ts":
+            return False
+        try:
+            return read_adapter_metadata(self.root / "models" / "adapter.safetensors").get("iou_head") == "trained"
+        except BlosamError:
+            return False
 
     def require_weights(self) -> Path:
         """The weights file.
