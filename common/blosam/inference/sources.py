@@ -33,7 +33,9 @@ from .scripted import check_program, extra_file, is_torchscript
 
 MAX_CLASSES = 255  # masks are uint8
 NEEDED = ("labels", "network_def", "preprocessing", "inferer", "postprocessing")
-_FROM_ZIP = re.compile(r"configs/[\w.-]+\.(json|conf)|models/(model\.pt|adapter\.safetensors)|docs/[\w.-]+|LICENSE|large_files\.yml")
+_FROM_ZIP = re.compile(
+    r"configs/[\w.-]+\.(json|conf)|models/(model\.pt|adapter\.safetensors)|docs/[\w.-]+|LICENSE|large_files\.yml"
+)
 _MAX_MODEL_BYTES = 8 << 30
 
 
