@@ -20,7 +20,10 @@ class Method:
         name: what users type.
         summary: one line for ``blosam info``.
         source: where the method and its numbers come from.
-        trainable: ``decoder`` (LoRA and heads of the mask decoder, prompt) or ``all`` (every SAM weight too).
+        trainable: what is trained of SAM, as for ``BloSam``: ``decoder`` (LoRA and heads of the mask decoder),
+            ``decoder-norms``, ``whole-decoder`` or ``all``.
+        encoder_adapter: what is adapted in the encoder, KIND[:SIZE][@FIRST_BLOCK], as for ``BloSam``.
+        loss: one of ``blosam.engines.losses.LOSSES``.
         joint: weights and prompt move together on all images, instead of weights on D1 and prompt on D2.
         order: 1 ignores how the weights depend on the prompt, 2 differentiates through the weight step.
         hypergradient: ``exact`` or ``finite_difference``; used when ``order`` is 2.
@@ -30,8 +33,8 @@ class Method:
         prompt_lr: learning rate of the prompt embedding.
         weight_decay: AdamW decay of both levels.
         batch_size: images per step and level.
-        rank: LoRA rank in the decoder.
-        prompt: ``dense`` or ``sparse``.
+        rank: LoRA rank in the decoder; 0 = none.
+        prompt: ``dense``, ``sparse``, ``labels`` or ``text``, as for ``BloSam``.
         head: mask tokens and hypernetworks start ``random`` (the authors) or ``pretrained`` (SAM's own).
         iou_loss_weight: weight of the predicted-IoU loss; 0 as published.
         warmup: iterations in which the learning rate rises linearly.
@@ -42,6 +45,8 @@ class Method:
     summary: str
     source: str
     trainable: str = "decoder"
+    encoder_adapter: str = "none"
+    loss: str = "ce-dice"
     joint: bool = False
     order: int = 1
     hypergradient: str = "exact"
@@ -83,6 +88,115 @@ ALL_LAYERS = replace(
     clip_norm=1.0,
 )
 
+_WHOLE = replace(JOINT, trainable="whole-decoder", rank=0, head="pretrained", weight_decay=0.01)
+PUBLISHED = (
+    replace(
+        JOINT,
+        name="samed",
+        summary="SAMed: low-rank updates in the encoder, the whole decoder, all images",
+        source="Zhang, Liu 2023; batches of 12 need more images than here, warm-up shortened from 250 to 20 steps",
+        trainable="whole-decoder",
+        encoder_adapter="lora:4",
+        rank=0,
+        batch_size=4,
+        warmup=20,
+    ),
+    replace(
+        JOINT,
+        name="samed-s",
+        summary="SAMed_s: low-rank updates in encoder and decoder, all images",
+        source="Zhang, Liu 2023; as samed",
+        encoder_adapter="lora:4",
+        batch_size=4,
+        warmup=20,
+    ),
+    replace(
+        JOINT,
+        name="s-sam",
+        summary="S-SAM: singular values of the encoder, one learned token per class",
+        source="Paranjape et al., MICCAI 2024; a table of tokens instead of CLIP's text encoder, SAM's own decoder and "
+        "window attention instead of the altered ones of the released code, focal loss from logits, decay towards the "
+        "original weights instead of towards zero",
+        trainable="decoder-norms",
+        encoder_adapter="svd",
+        loss="dice-focal",
+        rank=0,
+        prompt="labels",
+        head="pretrained",
+        weight_lr=1e-3,
+        prompt_lr=1e-3,
+        weight_decay=0.01,
+        batch_size=4,
+    ),
+    replace(
+        _WHOLE,
+        name="adaptive-sam",
+        summary="AdaptiveSAM: biases, normalisations, position table and the whole decoder, a text vector per class",
+        source="Paranjape et al. 2023; fixed random vectors instead of CLIP's, layer instead of batch normalisation",
+        encoder_adapter="adaptive",
+        loss="focal",
+        prompt="text",
+        weight_lr=1e-4,
+        prompt_lr=1e-4,
+        batch_size=4,
+    ),
+    replace(
+        _WHOLE,
+        name="peft-sam-lora",
+        summary="PEFT-SAM: low-rank updates in all blocks, the whole decoder",
+        source="Teuber, Archit, Pape, MIDL 2025; semantic masks without prompts instead of prompted objects; a "
+        "learning rate of 1e-4 instead of 1e-5, which moves nothing in a few hundred steps",
+        encoder_adapter="lora:32",
+        weight_lr=1e-4,
+        prompt_lr=1e-4,
+        batch_size=4,
+    ),
+    replace(
+        _WHOLE,
+        name="late-lora",
+        summary="PEFT-SAM's economical recipe: low-rank updates of every matrix in the late half of the encoder",
+        source="Teuber, Archit, Pape, MIDL 2025; as peft-sam-lora. The early half runs once per image",
+        encoder_adapter="lora-all:32@50%",
+        weight_lr=1e-4,
+        prompt_lr=1e-4,
+        batch_size=4,
+    ),
+    replace(
+        _WHOLE,
+        name="late-ft",
+        summary="PEFT-SAM: the late half of the encoder trained completely, and the whole decoder",
+        source="Teuber, Archit, Pape, MIDL 2025; as late-lora",
+        encoder_adapter="full@50%",
+        weight_lr=1e-4,
+        prompt_lr=1e-4,
+        batch_size=4,
+    ),
+    replace(
+        _WHOLE,
+        name="med-sa",
+        summary="Med-SA: bottlenecks in the encoder, the whole decoder",
+        source="Wu et al. 2023; no click, which the authors take from the true mask in training and test; bottlenecks "
+        "start at zero",
+        encoder_adapter="med-sa",
+        loss="weighted-ce",
+        weight_lr=1e-4,
+        prompt_lr=1e-4,
+        weight_decay=0.0,
+        batch_size=2,
+    ),
+    replace(
+        JOINT,
+        name="ft-sam",
+        summary="FT-SAM: every weight of SAM, BLO-SAM's loss, no low-rank updates",
+        source="baseline of the BLO-SAM paper; learning rate 1e-4, the paper's is not stated",
+        trainable="all",
+        rank=0,
+        weight_lr=1e-4,
+        prompt_lr=1e-4,
+        batch_size=1,
+    ),
+)
+
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
@@ -105,6 +219,8 @@ METHODS: dict[str, Method] = {
         ALL_LAYERS,
     )
 }
+# Their networks have other tensors than the bundles' inference configs describe: only `blosam compare` uses them.
+COMPARED: dict[str, Method] = {**METHODS, **{method.name: method for method in PUBLISHED}}
 
 _RECOMMENDED = {"tiny": "all-layers", "vit_b": "blo-sam", "vit_l": "blo-sam", "vit_h": "blo-sam"}
 
@@ -125,6 +241,11 @@ def get(name: str, encoder: str) -> Method:
     if name not in METHODS:
         raise BlosamError(f"unknown method '{name}'. Choose one of: {', '.join(names())}.")
     return METHODS[name]
+
+
+def get_compared(name: str, encoder: str) -> Method:
+    """As :func:`get`, from all methods that ``blosam compare`` knows."""
+    return COMPARED[name] if name in COMPARED else get(name, encoder)
 
 
 def flag(value: bool | int | str) -> bool:
@@ -158,6 +279,8 @@ def adapter_metadata(
         "classes": ",".join(["background", *sorted(labels, key=labels.get)]),
         "rank": str(method.rank),
         "prompt": method.prompt,
+        "trainable": method.trainable,
+        "encoder_adapter": method.encoder_adapter,
         "base_weights": "path" if base_weights not in ("auto", "random") else base_weights,
         "iou_head": "trained" if iou_loss_weight > 0 else "untrained",
         "blosam_version": __version__,

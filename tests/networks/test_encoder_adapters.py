@@ -76,6 +76,7 @@ def move(encoder: nn.Module, names: list[str]) -> None:
         ("lora", 256, 1_179_648),
         ("lora-all", 256, 4_718_592),
         ("lora-all@6", 256, 2_359_296),
+        ("lora-all@50%", 256, 2_359_296),
         ("fact", 256, 301_056),
         ("adaptformer", 256, 1_189_644),
         ("ssf", 256, 202_752),

@@ -33,7 +33,7 @@ from blosam.compare.budget import Budget, BudgetSchedule
 from blosam.compare.options import Options
 from blosam.data import BilevelLoader, FeatureBank, default_views
 from blosam.engines import BilevelTrainer
-from blosam.engines.objective import published_loss
+from blosam.engines.losses import make_loss
 from blosam.errors import BlosamError
 from blosam.networks import BloSam
 from blosam.weightsio import sha256_of
@@ -135,13 +135,13 @@ def get(name: str) -> Approach:
 
 
 def train_preset(name: str, task: Task) -> Trained:
-    """Train one of :data:`blosam.methods.METHODS` with the bilevel trainer.
+    """Train one of :data:`blosam.methods.COMPARED` with the bilevel trainer.
 
     Raises:
         BlosamError: when the base weights are missing or the views use up the time.
     """
     options = task.options
-    preset = methods.get(name, options.encoder)
+    preset = methods.get_compared(name, options.encoder)
     network = BloSam(
         encoder=options.encoder,
         image_size=options.image_size,
@@ -150,6 +150,7 @@ def train_preset(name: str, task: Task) -> Trained:
         prompt=preset.prompt,
         head=preset.head,
         trainable=preset.trainable,
+        encoder_adapter=preset.encoder_adapter,
         init_seed=task.seed,
     )
     network = weights.load_base(network, options.base_weights).to(options.device)
@@ -167,7 +168,7 @@ def train_preset(name: str, task: Task) -> Trained:
         network=network,
         weight_optimizer=torch.optim.AdamW(theta, preset.weight_lr, weight_decay=preset.weight_decay),
         prompt_optimizer=torch.optim.AdamW(prompt, preset.prompt_lr, weight_decay=preset.weight_decay),
-        loss_function=published_loss(),
+        loss_function=make_loss(preset.loss),
         joint=preset.joint,
         order=preset.order,
         hypergradient=preset.hypergradient,
@@ -239,7 +240,7 @@ def _trained(
 
 def _preset_settings(name: str, options: Options) -> dict[str, Any]:
     """The preset's numbers and the base weights, so that a changed recipe or new weights are noticed."""
-    numbers = asdict(methods.get(name, options.encoder))
+    numbers = asdict(methods.get_compared(name, options.encoder))
     recipe = numbers.pop("name")
     for words in ("summary", "source"):
         numbers.pop(words)
@@ -260,11 +261,11 @@ def _sha256(path: Path, changed: int) -> str:
 
 
 def _register_all() -> None:
-    for name in methods.names():
+    for name in ("recommended", *methods.COMPARED):
         if name == "recommended":
             summary = f"what was measured best for the encoder (tiny: {methods.get(name, 'tiny').name})"
         else:
-            summary = methods.METHODS[name].summary
+            summary = methods.COMPARED[name].summary
         register(
             Approach(name, summary, functools.partial(train_preset, name), functools.partial(_preset_settings, name))
         )

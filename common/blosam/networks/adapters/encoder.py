@@ -42,7 +42,7 @@ def first_block(encoder: nn.Module, spec: AdapterSpec) -> int:
     count = len(block_names(encoder))
     if spec.kind == "none":
         return count
-    start = spec.start + count if spec.start < 0 else spec.start
+    start = spec.first(count)
     if not 0 <= start < count:
         raise BlosamError(f"encoder adapter '{spec}': this encoder has the blocks 0 to {count - 1}.")
     return start

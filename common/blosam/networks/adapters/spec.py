@@ -46,23 +46,32 @@ class AdapterSpec:
         kind: one of ``KINDS``.
         size: rank or hidden width; 0 where the kind has none.
         start: first adapted block, 0 = all of them; negative numbers count from the end.
+        percent: whether ``start`` is a percentage of the blocks instead.
     """
 
     kind: str = "none"
     size: int = 0
     start: int = 0
+    percent: bool = False
+
+    def first(self, count: int) -> int:
+        """Index of the first adapted block of ``count``; may lie outside."""
+        if self.percent:
+            return round(self.start * count / 100)
+        return self.start + count if self.start < 0 else self.start
 
     def __str__(self) -> str:
-        return self.kind + (f":{self.size}" if self.size else "") + (f"@{self.start}" if self.start else "")
+        begin = f"@{self.start}{'%' * self.percent}" if self.start else ""
+        return self.kind + (f":{self.size}" if self.size else "") + begin
 
 
 def parse_adapter(text: str) -> AdapterSpec:
-    """``lora``, ``lora:4``, ``lora-all:32@6``, ``full@6``: KIND[:SIZE][@FIRST_BLOCK].
+    """``lora``, ``lora:4``, ``lora-all:32@6``, ``full@50%``: KIND[:SIZE][@FIRST_BLOCK].
 
     Raises:
         BlosamError: naming what is wrong and the kinds.
     """
-    match = re.fullmatch(r"([a-z-]+)(?::(\d+))?(?:@(-?\d+))?", text)
+    match = re.fullmatch(r"([a-z-]+)(?::(\d+))?(?:@(-?\d+)(%)?)?", text)
     if match is None or match[1] not in KINDS:
         raise BlosamError(
             f"unknown encoder adapter '{text}'. Use KIND[:SIZE][@FIRST_BLOCK], for example lora-all:32@6, with one of "
@@ -73,4 +82,4 @@ def parse_adapter(text: str) -> AdapterSpec:
     if bool(size) != bool(default):
         needs = f"needs a size of 1 or more, for example {kind}:{default}" if default else f"has no size. Write {kind}"
         raise BlosamError(f"encoder adapter '{text}': {kind} {needs}.")
-    return AdapterSpec(kind, size, int(match[3] or 0))
+    return AdapterSpec(kind, size, int(match[3] or 0), match[4] is not None)
