@@ -20,7 +20,9 @@ from blosam.atomicio import atomic_write
 from blosam.baselines import UNet, train_plain
 from blosam.bundle import Bundle
 from blosam.data import FeatureBank
+from blosam.data.fewshot import evaluation_list
 from blosam.data.phantoms.write import write_dataset
+from blosam.demo_quality import phantom_calibration
 from blosam.engines.progress import read_history
 from blosam.errors import BlosamError
 from blosam.evaluation.report import write_report
@@ -119,8 +121,12 @@ def run_demo(bundle: Path, out: Path, seed: int = 0, shots: int = 4, held_out: i
         export(bundle=run.bundle.root, format="torchscript", out=None)
     with run.timed("segment a DICOM file"):
         segmented = _segment_dicom(run, Path(dicom[0]["image"]))
+    with run.timed("compare confidence with Dice"):
+        calibration = phantom_calibration(run.bundle.root, evaluation_list(run.data, shots, seed), out / "shifted")
     report = out / "report.html"
-    write_report(report, _report(run, training, table, unet_table, segmented, Path(dicom[0]["label"])))
+    content = _report(run, training, table, unet_table, segmented, Path(dicom[0]["label"]))
+    content.calibration = calibration
+    write_report(report, content)
     return DemoResult(_dice(table), _dice(unet_table), report, _summary(run, training, table, unet_table, report))
 
 
@@ -131,7 +137,7 @@ def _clear(out: Path) -> None:
         raise BlosamError(f"{out}: holds files of yours. Name an empty folder with --out.")
     with atomic_write(out / _MARK, "w") as mark:
         mark.write("Written by `blosam demo`, which replaces this folder's content when it runs again.\n")
-    for name in ("bundle", "data", "dicom", "results", "unet"):
+    for name in ("bundle", "data", "dicom", "results", "shifted", "unet"):
         shutil.rmtree(out / name, ignore_errors=True)
 
 
@@ -216,8 +222,6 @@ def _curves(run: _Run, swapped: bool) -> Curves:
 
 def _cases(run: _Run) -> list[Case]:
     """Every held-out image with its true and predicted mask."""
-    from blosam.data.fewshot import evaluation_list
-
     predictor = Predictor(run.bundle.root)
     found = []
     for pair in evaluation_list(run.data, run.shots, run.seed):

@@ -18,6 +18,7 @@ from monai.data import MetaTensor, list_data_collate
 from monai.transforms import Compose, Transform
 
 from blosam.bundle import root_cause
+from blosam.inference.confidence import Judge, choose_source, views_for
 from blosam.inference.sources import open_bundle
 
 
@@ -53,17 +54,22 @@ class Predictor:
         source: a bundle folder with weights, its release zip, or a ``model.ts`` exported from one.
         device: where to run, e.g. ``cpu`` or ``cuda``.
         trust: run also what goes beyond our own bundles; see :func:`blosam.inference.sources.open_bundle`.
+        confidence: ``auto``, ``views``, ``iou`` or ``none``; see :mod:`blosam.inference.confidence`. ``judge`` is
+            what gives it, or None.
 
     Raises:
         BlosamError: when it is no bundle, has no weights or others than its own, or does more than it may.
     """
 
-    def __init__(self, source: Path | str, device: str = "cpu", trust: bool = False) -> None:
+    def __init__(self, source: Path | str, device: str = "cpu", trust: bool = False, confidence: str = "none") -> None:
         self.device = torch.device(device)
         with open_bundle(source, trust) as bundle:
             parser = bundle.parser(self.device)
             self.network = bundle.network(parser, self.device)
             self.metadata, self.sha256 = bundle.metadata, bundle.sha256
+            judged_by = choose_source(confidence, bundle.iou_trained)
+            views = views_for(self.metadata)
+            self.judge = None if judged_by == "none" else Judge(self.network, judged_by, views)
             self.labels: dict[str, int] = bundle.build(parser, "labels")
             preprocessing: Compose = bundle.build(parser, "preprocessing")
             self.inferer = bundle.build(parser, "inferer")

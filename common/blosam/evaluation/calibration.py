@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.stats import rankdata
 
 from blosam.atomicio import atomic_write
+from blosam.evaluation.names import unique_names
 from blosam.evaluation.table import write_rows
+
+if TYPE_CHECKING:
+    from blosam.predictor import Predictor
 
 FAILURE = 0.8  # a Dice below it counts as a failure
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95)
@@ -28,12 +32,14 @@ class Calibration:
         confidence: in [0, 1], one per image.
         dice: in [0, 1], one per image, the mean over its classes.
         source: of the confidence, ``views`` or ``iou``.
+        note: what a reader must know about the images.
     """
 
     names: Sequence[str]
     confidence: Sequence[float]
     dice: Sequence[float]
     source: str
+    note: str = ""
 
     @property
     def rank_correlation(self) -> float | None:
@@ -64,6 +70,29 @@ class Calibration:
         write_rows(folder / "calibration.csv", rows, COLUMNS)
         with atomic_write(folder / "calibration.json", "w") as file:
             file.write(json.dumps(self.summary(), indent=2) + "\n")
+
+
+def calibrate(predictor: Predictor, paths: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Calibration:
+    """Confidence of images whose Dice is known.
+
+    Args:
+        predictor: with a judge.
+        paths: of the images, all those of ``rows``.
+        rows: of the table of metrics, one per image and class.
+
+    Raises:
+        BlosamError: when an image cannot be read.
+    """
+    dice: dict[str, list[float]] = {}
+    for entry in rows:
+        dice.setdefault(entry["image"], []).append(float(entry["dice"]))
+    names, sure = [], []
+    for name, path in zip(unique_names(list(paths)), paths, strict=True):
+        if name in dice:
+            item = predictor.prepare(predictor.load({"image": str(path)}))
+            names.append(name)
+            sure.append(predictor.judge(item["image"]).value)
+    return Calibration(names, sure, [float(np.mean(dice[name])) for name in names], predictor.judge.source)
 
 
 def spearman(first: Sequence[float], second: Sequence[float]) -> float | None:

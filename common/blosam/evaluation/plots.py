@@ -13,6 +13,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from blosam.evaluation.calibration import FAILURE, Calibration
 from blosam.evaluation.report_data import Curves
 
 # matplotlib needs real colours; these odd ones are replaced by the page's variables afterwards.
@@ -139,6 +140,38 @@ def prompt_path_plot(prompt: np.ndarray) -> str:
         axes.xaxis.set_major_locator(MaxNLocator(6))
         axes.legend(loc="best")
         return _svg(figure, "path")
+
+
+def calibration_plot(calibration: Calibration) -> str:
+    """Confidence against Dice, one point per image, as SVG text."""
+    with mpl.rc_context(_STYLE):
+        return _svg(_calibration_figure(calibration, _FIRST, _SECOND, _MUTED), "calibration")
+
+
+def calibration_png(calibration: Calibration) -> bytes:
+    """The same as a PNG file, for looking at beside the tables."""
+    plain = {key: value for key, value in _STYLE.items() if not str(value).startswith("#")}
+    buffer = io.BytesIO()
+    with mpl.rc_context(plain):
+        _calibration_figure(calibration, "#0072b2", "#d55e00", "#5d6879").savefig(buffer, format="png", dpi=160)
+    return buffer.getvalue()
+
+
+def _calibration_figure(calibration: Calibration, good: str, bad: str, muted: str) -> Figure:
+    """Good images and failures apart by colour and by shape; the line below which a Dice counts as a failure."""
+    figure, axes = _axes("confidence", "Dice")
+    sure, dice = (np.asarray(values, np.float64) for values in (calibration.confidence, calibration.dice))
+    failed = dice < FAILURE
+    axes.axhline(FAILURE, color=muted, linewidth=1, linestyle="--")
+    for chosen, colour, marker, label in ((~failed, good, "o", "good"), (failed, bad, "X", "failure")):
+        axes.scatter(
+            sure[chosen], dice[chosen], s=28, color=colour, marker=marker, alpha=0.75, linewidths=0, label=label
+        )
+    axes.set(
+        xlim=(min(0.98 * sure.min(initial=1.0), 0.9) - 0.02, 1.02), ylim=(min(0.7, dice.min(initial=1)) - 0.03, 1.02)
+    )
+    axes.legend(loc="upper left")
+    return figure
 
 
 def running_mean(values: Sequence[float], share: float = 0.05) -> np.ndarray:

@@ -88,6 +88,7 @@ def render_report(report: ReportData) -> str:
         parts.append(sections.cases_section(report))
     if report.rows:
         parts.append(sections.table_section(report.rows))
+    parts.append(sections.calibration_section(report.calibration))
     parts.append(sections.dicom_section(report))
     if report.command or any(report.facts.values()):
         parts.append(sections.facts_section(report.facts, report.command))

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from blosam.evaluation.calibration import Calibration
+
 CAVEATS = (
     "Not for clinical use: this is research software, its masks must not guide a diagnosis or a treatment.",
     "A handful of held-out images gives a rough estimate; other hospitals, devices and diseases may differ.",
@@ -131,6 +133,7 @@ class ReportData:
         dicom: a DICOM image that was segmented as a demonstration.
         dicom_facts: what to say about it, name to value; the caller leaves out everything about the patient.
         facts: groups of name to value, e.g. ``{"Versions": {...}, "Timings": {...}}``.
+        calibration: confidence and Dice of held-out images.
         command: the command that makes this report again.
         caveats: what a reader must know before using the numbers.
         grid_limit: most images in the grid of all; the rest is only in the table.
@@ -149,6 +152,7 @@ class ReportData:
     dicom: Case | None = None
     dicom_facts: Mapping[str, str] = field(default_factory=dict)
     facts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    calibration: Calibration | None = None
     command: str = ""
     caveats: Sequence[str] = CAVEATS
     grid_limit: int = 60

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from blosam.evaluation import plots
+from blosam.evaluation.calibration import Calibration, number, share
 from blosam.evaluation.overlay import (
     CLASS_COLOURS,
     PREDICTION_COLOUR,
@@ -242,6 +243,31 @@ def dicom_section(data: ReportData) -> str:
         "A DICOM image, segmented",
         f'<div class="grid three">{pictures}<div class="facts">{facts}</div></div>',
     )
+
+
+def calibration_section(found: Calibration | None) -> str:
+    """Does the confidence tell good masks from bad ones: scatter plot and table of thresholds."""
+    if found is None or len(found.names) < 3:
+        return ""
+    summary = found.summary()
+    rank = summary["rank_correlation"]
+    header = ["Below", "Flagged", "Dice of the kept", "Dice of the flagged", "Failures caught"]
+    rows = [
+        [f"{item['threshold']:.2f}", share(item["flagged"]), number(item["kept_dice"]), number(item["flagged_dice"])]
+        + [share(item["failures_caught"])]
+        for item in summary["thresholds"]
+    ]
+    note = (
+        f"Confidence from {found.source} on {summary['images']} images, {summary['failures']} with a Dice below "
+        f"{summary['failure_below_dice']}. {found.note} Rank correlation "
+        f"{'not defined' if rank is None else f'{rank:.2f}'}. On other images these "
+        "numbers will differ, so measure them with `blosam evaluate` before relying on --min-confidence."
+    )
+    body = "".join("<tr>" + "".join(f"<td>{text(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    head = "".join(f"<th>{text(cell)}</th>" for cell in header)
+    table = f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    plot = _plot(plots.calibration_plot(found), "One point per image.")
+    return _section("How sure is it?", f'<p class="note">{text(note)}</p><div class="grid plots">{plot}</div>{table}')
 
 
 def facts_section(facts: Mapping[str, Mapping[str, str]], command: str) -> str:

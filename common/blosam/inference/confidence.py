@@ -190,6 +190,31 @@ def by_iou_head(network: Any, image: Tensor) -> float:
     return float(iou[0, 1:].float().cpu()[_present(answer)].mean().clamp(0, 1))
 
 
+class Judge:
+    """Gives the confidence of one image after the other.
+
+    Args:
+        network: gives logits; a ``BloSam`` for ``iou``.
+        source: ``views`` or ``iou``.
+        views: of the source ``views``.
+    """
+
+    def __init__(self, network: Any, source: str, views: tuple[View, ...] = UPRIGHT_VIEWS) -> None:
+        self.network, self.source, self.views = network, source, views
+
+    def __call__(self, image: Tensor) -> Confidence:
+        """How sure the mask of an image is.
+
+        Args:
+            image: 3 x S x S in [0, 1], as the network takes it, on any device.
+        """
+        parameter = next(iter(self.network.parameters()), None)
+        image = torch.as_tensor(image).to("cpu" if parameter is None else parameter.device)
+        if self.source == "iou":
+            return Confidence(by_iou_head(self.network, image), "iou")
+        return Confidence(by_views(self.network, image, self.views), "views")
+
+
 def is_degenerate(mask: Tensor) -> bool:
     """Whether a mask (class indices) has no foreground, or hardly any background."""
     share = float((mask > 0).float().mean())
