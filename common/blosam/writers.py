@@ -7,11 +7,11 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import nibabel
 import numpy as np
 from PIL import Image
 
 from blosam.atomicio import atomic_path
+from blosam.dicom.nifti_write import save_like_source
 from blosam.errors import BlosamError
 from blosam.evaluation.overlay import draw_overlay
 from blosam.predictor import Prediction
@@ -100,11 +100,9 @@ def _write_png(prediction: Prediction, path: Path, labels: dict[str, int]) -> No
 
 
 def _write_nifti(prediction: Prediction, path: Path, labels: dict[str, int]) -> None:
-    """Columns x Rows x 1, so that voxel (i, j) is column i and row j, as the affine says."""
+    """Columns x Rows x 1, so that voxel (i, j) is column i and row j, as the affine says; of NIfTI, its own shape."""
     volume = np.ascontiguousarray(prediction.mask.T[..., None])
-    image = nibabel.Nifti1Image(volume, prediction.affine)
-    image.header.set_xyzt_units(prediction.unit)
-    nibabel.save(image, path)
+    save_like_source(path, volume, prediction.path, prediction.affine, prediction.unit)
 
 
 def _write_overlay(prediction: Prediction, path: Path, labels: dict[str, int]) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import monai.transforms
-import nibabel as nib
 import numpy as np
 import torch
 from monai.config import KeysCollection
@@ -17,6 +16,7 @@ from monai.data.folder_layout import default_name_formatter
 from PIL import Image
 
 from blosam.atomicio import atomic_path
+from blosam.dicom.nifti_write import save_like_source
 from blosam.errors import BlosamError
 
 logger = logging.getLogger(__name__)
@@ -152,9 +152,8 @@ def _write(array: np.ndarray, meta: Mapping[str, Any], path: Path, dtype: np.dty
         spatial = len(np.atleast_1d(meta.get("spatial_shape", array.shape)))
         if array.ndim > spatial == 2:
             array = array[:, :, None]  # the fourth axis holds the channels
-        image = nib.Nifti1Image(array.astype(dtype), affine)
-        image.header.set_xyzt_units(meta.get("spatial_unit", "unknown"))  # the affine is in the source's unit
-        nib.save(image, path)
+        unit = str(meta.get("spatial_unit", "unknown"))  # the affine is in the source's unit
+        save_like_source(path, array.astype(dtype), str(meta.get("filename_or_obj", "")), affine, unit)
         return
     if array.ndim > 2 and array.shape[2] == 1:
         array = array[:, :, 0]

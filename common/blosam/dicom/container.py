@@ -19,7 +19,7 @@ from typing import BinaryIO
 
 import pydicom
 from pydicom.dataset import FileMetaDataset
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filereader import read_dataset, read_preamble
 from pydicom.uid import UID
 
@@ -28,8 +28,9 @@ from blosam.errors import BlosamError
 
 # What pydicom raises for broken files, depending on where the damage is.
 DAMAGE = (
-    InvalidDicomError, OSError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError,
-    NotImplementedError, RuntimeError, OverflowError, MemoryError, AssertionError, struct.error, zlib.error,
+    InvalidDicomError, BytesLengthException, OSError, EOFError, ValueError, KeyError, IndexError, TypeError,
+    AttributeError, NotImplementedError, RuntimeError, OverflowError, MemoryError, AssertionError, struct.error,
+    zlib.error,
 )  # fmt: skip
 IMPLICIT, EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
 DEFLATED, BIG_ENDIAN = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"
@@ -97,6 +98,7 @@ class DicomFile:
             with quiet(), self._open() as stream:
                 self.header = pydicom.dcmread(stream, stop_before_pixels=True, force=True)
                 self.pixels = _pixel_element(stream)
+                _decode_elements(self.header)
         except DAMAGE as error:
             raise damaged(path, error) from error
         if not self.syntax:
@@ -235,6 +237,18 @@ def _with_meta(content: bytes) -> bytes:
     """An explicit little endian data set as a file of its own."""
     uid = EXPLICIT.encode() + b"\0"
     return bytes(128) + b"DICM" + struct.pack("<HH2sH", 2, 0x10, b"UI", len(uid)) + uid + content
+
+
+def _decode_elements(header: pydicom.Dataset) -> None:
+    """Turn bytes into values now, so that asking for one never fails later; unreadable elements are left out, unless
+    they describe the pixels."""
+    for tag in list(header.keys()):
+        try:
+            header[tag]
+        except DAMAGE as error:
+            if tag >> 16 == 0x0028:
+                raise ValueError(f"element {tag >> 16:04X},{tag & 0xFFFF:04X} is damaged") from error
+            del header[tag]
 
 
 def _pixel_element(stream: BinaryIO) -> Pixels | None:

@@ -201,7 +201,7 @@ def _decoder(file: DicomFile, stream: Codestream, photometric: str) -> tuple[Dec
             raise ValueError("the frame is no JPEG 2000")
         changed = "RGB" if photometric in ("YBR_ICT", "YBR_RCT") else photometric
         deep_colour = stream.components == 3 and stream.precision > 8
-        return (_gdcm_decoder(file) if deep_colour else _pillow_jpeg2000), changed
+        return (_gdcm_decoder(file) if deep_colour else _jpeg2000_decoder(file)), changed
     if file.syntax in JPEG_LS:
         if stream.process != 0xF7:
             raise ValueError("the frame is no JPEG-LS")
@@ -241,6 +241,21 @@ def _pillow_untransformed(data: bytes, stream: Codestream, form: PixelFormat) ->
     if stream.identifiers not in ((82, 71, 66), (114, 103, 98)):
         image.draft("YCbCr", image.size)
     return np.frombuffer(image.tobytes(), np.uint8).reshape(form.shape).copy()
+
+
+def _jpeg2000_decoder(file: DicomFile) -> Decoder:
+    """Pillow, and GDCM for the files that Pillow takes for damaged although others read them."""
+
+    def decode(data: bytes, stream: Codestream, form: PixelFormat) -> np.ndarray:
+        try:
+            return _pillow_jpeg2000(data, stream, form)
+        except OSError as error:
+            try:
+                return _gdcm_decoder(file)(data, stream, form)
+            except BlosamError:
+                raise error from None  # GDCM is not installed; the first error says what is wrong
+
+    return decode
 
 
 def _pillow_jpeg2000(data: bytes, stream: Codestream, form: PixelFormat) -> np.ndarray:

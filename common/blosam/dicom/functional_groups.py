@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import struct
 from contextlib import suppress
 
 import pydicom
 from pydicom.datadict import tag_for_keyword
+
+from blosam.dicom.container import DAMAGE
 
 # Groups whose elements mean the same as those of single-frame images.
 _GROUPS = (
@@ -41,7 +42,7 @@ def _take(target: pydicom.Dataset, source: pydicom.Dataset) -> None:
     left_out = [tag_for_keyword(keyword) for keyword in (_SHARED, _PER_FRAME)]
     for tag in source.keys():  # noqa: SIM118, a data set is no dictionary: iterating decodes its elements
         if tag not in left_out:
-            with suppress(ValueError, TypeError, KeyError, NotImplementedError, AttributeError, struct.error):
+            with suppress(*DAMAGE):
                 target[tag] = source[tag]
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pydicom
 
+from blosam.dicom.container import DAMAGE
 from blosam.dicom.geometry import numbers
 from blosam.dicom.picture import Picture
 from blosam.dicom.pixelformat import PixelFormat
@@ -69,6 +70,8 @@ def _apply(stored: np.ndarray, form: PixelFormat, function) -> np.ndarray:
         return function(stored.astype(np.float64))
     low = -(1 << (form.stored - 1)) if form.signed else 0
     table = function(np.arange(low, low + (1 << form.stored), dtype=np.float64))
+    if np.array_equal(table, table.astype(np.float32)):
+        table = table.astype(np.float32)  # half the memory, and no digit lost
     out = np.empty(stored.shape, table.dtype)
     for line, source in zip(out, stored, strict=True):
         line[:] = table[source.astype(np.intp) - low]
@@ -169,7 +172,7 @@ def _table(sequence, signed: bool) -> Table | None:
         item = sequence[0]
         count, first, bits = (int(number) for number in item.LUTDescriptor)
         entries = _entries(item.LUTData, count % _LARGEST or _LARGEST)
-    except (TypeError, IndexError, AttributeError, ValueError, KeyError, OverflowError, NotImplementedError):
+    except DAMAGE:
         return None
     count = count % _LARGEST or _LARGEST
     if entries is None or len(entries) < count or not 1 <= bits <= 16:

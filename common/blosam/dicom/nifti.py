@@ -11,6 +11,7 @@ from typing import BinaryIO
 
 import nibabel as nib
 import numpy as np
+from nibabel.imageglobals import LoggingOutputSuppressor
 from nibabel.spatialimages import HeaderDataError
 
 from blosam.dicom.picture import Picture, check_size, percentile_limits
@@ -71,7 +72,8 @@ class NiftiVolume:
         self.path = path
         try:
             with _open(path) as stream:
-                self.header = _read_header(stream)
+                with LoggingOutputSuppressor():  # nibabel tells what it mends, without naming the file
+                    self.header = _read_header(stream)
             self.shape = tuple(int(n) for n in self.header.get_data_shape())
             self.affine = np.asarray(self.header.get_best_affine(), dtype=np.float64)
             self.unit = self.header.get_xyzt_units()[0]
@@ -129,7 +131,8 @@ class NiftiVolume:
         full = (*self.shape, 1)[:3]
         check_size(self.path, full[across[0]], full[across[1]])
         try:
-            raw = np.array(np.take(self._array().reshape(full, order="F"), index, axis=axis))
+            place = tuple(index if k == axis else slice(None) for k in range(3))
+            raw = np.array(self._array().reshape(full, order="F")[place])  # np.take would copy the whole volume
         except _DAMAGE as error:
             raise _unreadable(self.path, error) from error
         eight_bit = self.colour or (self._dtype == np.uint8 and (self._slope, self._intercept) == (1.0, 0.0))

@@ -51,6 +51,32 @@ def save_mask(path: str | os.PathLike, mask_volume: np.ndarray, volume: NiftiVol
     _write(path, header, mask_volume)
 
 
+def save_like_source(
+    path: str | os.PathLike, mask: np.ndarray, source: str | os.PathLike, affine: np.ndarray, unit: str
+) -> None:
+    """Write the mask of a 2-D image: with the header of its source if that is a NIfTI file, else with its affine.
+
+    Args:
+        path: .nii or .nii.gz.
+        mask: W x H (x 1), perhaps with channels behind.
+        source: the image file, which may be gone by now.
+        affine: of the image as it was read, 4 x 4, voxel to RAS.
+        unit: of the affine: meter, mm, micron or unknown.
+    """
+    try:
+        volume = NiftiVolume(source)
+    except BlosamError:  # another kind of file, or no file any more
+        volume = None
+    if volume is None or not np.allclose(volume.affine, affine):
+        save_with_affine(path, mask, affine, unit)
+    elif int(np.prod(volume.shape)) == mask.size:
+        save_mask(path, mask.reshape(volume.shape), volume)
+    elif mask.shape[: len(volume.shape)] == volume.shape:
+        save_mask(path, mask, volume)
+    else:
+        save_with_affine(path, mask, affine, unit)
+
+
 def save_with_affine(path: str | os.PathLike, mask: np.ndarray, affine: np.ndarray, unit: str) -> None:
     """Write a mask whose source is no NIfTI file.
 

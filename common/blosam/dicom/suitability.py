@@ -12,6 +12,7 @@ from typing import Any
 
 import pydicom
 
+from blosam.dicom.container import DAMAGE
 from blosam.dicom.pixelformat import COLOUR, PALETTE
 
 # Values that may be repeated in a message.
@@ -147,7 +148,7 @@ def _text(header: pydicom.Dataset, keyword: str) -> str:
     """A text in capital letters; empty when absent or damaged."""
     try:
         value = header.get(keyword)
-    except (TypeError, ValueError, AttributeError, NotImplementedError, KeyError):
+    except DAMAGE:
         return ""
     return "" if value is None else str(value).strip(" \0").upper()
 
@@ -155,7 +156,7 @@ def _text(header: pydicom.Dataset, keyword: str) -> str:
 def _items(header: pydicom.Dataset, keyword: str) -> list[pydicom.Dataset]:
     try:
         value = header.get(keyword)
-    except (TypeError, ValueError, AttributeError, NotImplementedError, KeyError):
+    except DAMAGE:
         return []
     return list(value) if isinstance(value, pydicom.Sequence) else []
 
