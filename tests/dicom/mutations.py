@@ -123,14 +123,18 @@ def dicom_seeds() -> dict[str, bytes]:
         "grey": to_bytes(dicom_dataset(grey, EXPLICIT)),
         "implicit": to_bytes(dicom_dataset(deep, IMPLICIT, PixelPaddingValue=0, PixelPaddingRangeLimit=9)),
         "window": to_bytes(dicom_dataset(deep, EXPLICIT, BitsStored=13, HighBit=12, **window)),
-        "signed": to_bytes(dicom_dataset(deep.astype(np.int16) - 2000, EXPLICIT, **window)),
+        "signed": to_bytes(
+            dicom_dataset(deep.astype(np.int16) - 2000, EXPLICIT, WindowCenter="-1500", WindowWidth="5000")
+        ),
         "table": to_bytes(dicom_dataset(grey, EXPLICIT, VOILUTSequence=[table])),
         "big": to_bytes(dicom_dataset(deep.byteswap(), BIG)),
         "deflated": to_bytes(dicom_dataset(grey, DEFLATED)),
         "frames": to_bytes(
             dicom_dataset(grey, EXPLICIT, NumberOfFrames=3, PixelData=grey.tobytes() * 3),
         ),
-        "rgb": to_bytes(dicom_dataset(rgb, EXPLICIT, PlanarConfiguration=1)),
+        "rgb": to_bytes(
+            dicom_dataset(rgb, EXPLICIT, PlanarConfiguration=1, PixelData=np.moveaxis(rgb, -1, 0).tobytes())
+        ),
         "ybr": to_bytes(dicom_dataset(rgb, EXPLICIT, PhotometricInterpretation="YBR_FULL")),
         "422": to_bytes(
             dicom_dataset(rgb, EXPLICIT, PhotometricInterpretation="YBR_FULL_422", PixelData=half.tobytes())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import resource
-import sys
 import tracemalloc
 from pathlib import Path
 
@@ -109,7 +108,6 @@ def _limited(folder: str, kind: str, count: int, seed: int, results) -> None:
 
 
 @pytest.mark.fuzz
-@pytest.mark.skipif(sys.platform != "linux", reason="limits of address space are those of Linux")
 @pytest.mark.parametrize("kind", ["dcm", "nii"])
 @pytest.mark.parametrize("seed", [2, 3])
 def test_10_000_damaged_files_in_limited_memory(tmp_path, kind, seed):

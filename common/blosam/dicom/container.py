@@ -100,6 +100,8 @@ class DicomFile:
                 self.pixels = _pixel_element(stream)
                 _decode_elements(self.header)
         except DAMAGE as error:
+            if isinstance(error, BlosamError):
+                raise
             raise damaged(path, error) from error
         if not self.syntax:
             self.syntax = BIG_ENDIAN if self._guessed_big_endian() else IMPLICIT
