@@ -31,7 +31,7 @@ from blosam.dicom.derived import (
 from blosam.dicom.source import character_set, pixel_area, prepare
 from blosam.errors import BlosamError
 
-__all__ = ["Algorithm", "Measured", "measurement_report", "write_dicom"]
+__all__ = ["Algorithm", "Measured", "SegmentReference", "measurement_report", "segment_reference", "write_dicom"]
 
 _SERIES_BASE = 2000
 _MISFITS = (ValueError, TypeError, AttributeError, KeyError, IndexError)  # what highdicom raises for odd headers
@@ -114,7 +114,7 @@ class Measured:
             frame: number of the frame from 1, for multi-frame sources.
         """
         counts = np.bincount(np.asarray(mask).ravel(), minlength=len(codes) + 1)[1:]
-        kept = None if segmentation is None else _reference(segmentation, source, frame)
+        kept = None if segmentation is None else segment_reference(segmentation, source, frame)
         return cls(source, tuple(int(n) for n in counts), kept, confidence, needs_review, frame)
 
 
@@ -267,8 +267,8 @@ def _measurements(image: Measured, header: Dataset, code: SegmentCode) -> list[A
     return [sr.Measurement(name=coded(name), value=value, unit=coded(unit)) for name, value, unit in found]
 
 
-def _reference(segmentation: Dataset, source: Dataset, frame: int | None) -> SegmentReference:
-    """Where a segmentation holds the mask of ``source``."""
+def segment_reference(segmentation: Dataset, source: Dataset, frame: int | None = None) -> SegmentReference:
+    """Where a segmentation, just made or read from a file, holds the mask of ``source`` or of one of its frames."""
     identifiers = Dataset()
     for keyword in ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"):
         setattr(identifiers, keyword, segmentation[keyword].value)
@@ -283,3 +283,6 @@ def _reference(segmentation: Dataset, source: Dataset, frame: int | None) -> Seg
         if origin.ReferencedSOPInstanceUID == source.SOPInstanceUID and same_frame:
             frames[int(described.SegmentIdentificationSequence[0].ReferencedSegmentNumber)] = number
     return SegmentReference(identifiers, frames, len(groups) == len(segmentation.SegmentSequence))
+
+
+_reference = segment_reference  # its former name
