@@ -150,7 +150,7 @@ def calibration_plot(calibration: Calibration) -> str:
 
 def calibration_png(calibration: Calibration) -> bytes:
     """The same as a PNG file, for looking at beside the tables."""
-    plain = {key: value for key, value in _STYLE.items() if not str(value).startswith("#")}
+    plain = {key: value for key, value in _STYLE.items() if not str(value).startswith("#")} | {"grid.color": "#dfe3e9"}
     buffer = io.BytesIO()
     with mpl.rc_context(plain):
         _calibration_figure(calibration, "#0072b2", "#d55e00", "#5d6879").savefig(buffer, format="png", dpi=160)

@@ -8,6 +8,7 @@ our own template needs, before MONAI's parser sees it; anything else is refused 
 from __future__ import annotations
 
 import ast
+import inspect
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 from monai.bundle import ReferenceResolver
 
 from blosam.errors import BlosamError
+from blosam.networks import BloSam
 
 MAX_DEPTH = 20
 MAX_ITEMS = 2_000
@@ -25,8 +27,8 @@ MAX_EXPRESSION = 200  # characters
 COMPONENTS: dict[str, frozenset[str]] = {
     target: frozenset(arguments.split())
     for target, arguments in {
-        "blosam.networks.BloSam": "encoder image_size out_channels rank prompt num_prompt_tokens head trainable "
-        "init_seed dropout",
+        # Its arguments are numbers and words alone: building a network reads no file.
+        "blosam.networks.BloSam": " ".join(inspect.signature(BloSam).parameters),
         "blosam.data.Canonical2Dd": "keys allow_missing_keys label_keys",
         "blosam.data.ResizeLongestPadd": "keys size mode allow_missing_keys",
         "blosam.data.SaveImaged": "keys output_dir",
