@@ -2,19 +2,27 @@
 
     python tools/build_bundles.py            write bundles/blosam_*/
     python tools/build_bundles.py --check    fail, naming the files, when what is committed differs
+    python tools/build_bundles.py --zip DIR  write a self-contained release zip of each bundle into DIR
 
 Edit ``bundles/_template`` (structure) and ``bundles/_tasks`` (names, classes, sizes, texts), never the
 generated files: MONAI Label and MONAI Deploy read single, complete JSON files, so nothing can be shared at run time.
 The merge is MONAI's own (``ConfigParser.load_config_files``): ``"+a#b"`` in a task file merges into ``a#b``.
 docs/bundles.md explains how to make a bundle of one's own.
+
+A release zip holds the bundle, a copy of the ``blosam`` package at its root (MONAI puts that folder on the path), the
+weights when they are there, and ``large_files.yml``. It needs only the packages that metadata.json lists. The same
+files give the same bytes. With ``--url`` the weights stay out of the zip, and ``large_files.yml`` says where they are
+and which SHA-256 they have; without it they are inside, and it lists nothing to fetch but their digests as comments.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 import tempfile
+import zipfile
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -33,6 +41,11 @@ DEFAULT_TEXTS = {
     "results": "Not measured yet.\n",
     "data_license": "No image is part of this bundle, and no weights trained on patient images.\n",
 }
+
+
+PACKAGE = ROOT / "common" / "blosam"
+WEIGHTS = ("models/model.pt", "models/model.ts", "models/adapter.safetensors")
+LONG_AGO = (1980, 1, 1, 0, 0, 0)  # the first moment a zip can state
 
 
 class TaskError(ValueError):
@@ -150,6 +163,57 @@ def build(check: bool, bundles: Path = ROOT / "bundles") -> list[str]:
     return differing
 
 
+def package_files() -> dict[str, bytes]:
+    """The package as it is shipped in every zip: ``blosam/...`` without caches."""
+    paths = [path for path in PACKAGE.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    return {f"blosam/{path.relative_to(PACKAGE).as_posix()}": path.read_bytes() for path in sorted(paths)}
+
+
+def large_files_text(weights: dict[str, bytes], url: str | None) -> str:
+    """``large_files.yml``: what to fetch, with digests; or the digests of what is inside."""
+    digests = {path: hashlib.sha256(content).hexdigest() for path, content in weights.items()}
+    if url is None:
+        lines = [f"# {path} is in this zip, sha256 {digest}" for path, digest in digests.items()]
+        return "\n".join([*lines, "large_files: []"]) + "\n"
+    entries = [
+        f'  - path: "{path}"\n    url: "{url.rstrip("/")}/{path.split("/")[-1]}"\n'
+        f'    hash_val: "{digest}"\n    hash_type: "sha256"\n'
+        for path, digest in digests.items()
+    ]
+    return "large_files:\n" + "".join(entries)
+
+
+def write_zip(name: str, bundles: Path, folder: Path, url: str | None = None) -> Path:
+    """Write ``blosam_NAME_vVERSION.zip``; its top folder is ``blosam_NAME``.
+
+    Args:
+        name: of the task.
+        bundles: folder of the template, the tasks and the bundles, whose ``models/`` hold the weights if any.
+        folder: where the zip goes.
+        url: web folder from which the weights of this bundle are fetched; None packs them.
+    """
+    bundle = bundles / f"blosam_{name}"
+    files = {path: text.encode() for path, text in bundle_files(name, bundles).items()} | package_files()
+    weights = {path: (bundle / path).read_bytes() for path in WEIGHTS if (bundle / path).is_file()}
+    files["large_files.yml"] = large_files_text(weights, url).encode()
+    files |= weights if url is None else {}
+    version = json.loads(files["configs/metadata.json"])["version"]
+    target = folder / f"{bundle.name}_v{version}.zip"
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".tmp-{target.name}")
+    with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
+        for path, content in sorted(files.items()):
+            entry = zipfile.ZipInfo(f"{bundle.name}/{path}", LONG_AGO)
+            entry.compress_type, entry.create_system, entry.external_attr = zipfile.ZIP_DEFLATED, 3, 0o644 << 16
+            if path in weights:  # they hardly shrink, and MONAI reads them faster stored
+                entry.compress_type = zipfile.ZIP_STORED
+            archive.writestr(entry, content)
+    partial.replace(target)
+    if not weights:
+        print(f"note: {bundle.name} has no weights; the zip trains but does not segment (run `make models` first)")
+    return target
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Command line; exit 1 when ``--check`` finds a difference or a task file is wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -157,6 +221,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--bundles", type=Path, default=ROOT / "bundles", help="folder of _template/ and _tasks/; default: bundles/"
     )
+    parser.add_argument("--zip", type=Path, metavar="DIR", help="also write release zips into this folder")
+    parser.add_argument("--url", help="with --zip: weights stay out and are fetched from URL/BUNDLE/FILE")
     options = parser.parse_args(arguments)
     try:
         differing = build(options.check, options.bundles)
@@ -168,6 +234,9 @@ def main(arguments: list[str] | None = None) -> int:
     if options.check and differing:
         print("Run `python tools/build_bundles.py` and commit the result.")
         return 1
+    for name in task_names(options.bundles) if options.zip else ():
+        url = options.url and f"{options.url.rstrip('/')}/blosam_{name}"
+        print(f"wrote: {write_zip(name, options.bundles, options.zip, url)}")
     return 0
 
 
