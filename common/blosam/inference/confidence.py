@@ -158,9 +158,10 @@ def by_views(network: Network, image: Tensor, views: tuple[View, ...] = UPRIGHT_
     rows, columns = content_size(image.cpu())
     content = image[:, :rows, :columns]
     changed = [view.apply(content.cpu()).to(image) for view in views]
-    batch = torch.stack([image, *(_padded(view, image.shape[-1]) for view in changed)])
-    answers = network(batch).float().softmax(1).cpu()
-    first = answers[0, :, :rows, :columns]
+    # One at a time: a large network at 1024 px already fills the memory with one image.
+    inputs = [image, *(_padded(view, image.shape[-1]) for view in changed)]
+    answers = [network(one[None])[0].float().softmax(0).cpu() for one in inputs]
+    first = answers[0][:, :rows, :columns]
     if is_degenerate(first.argmax(0)):
         return 0.0
     foreground = first[1:]
