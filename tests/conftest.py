@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
+
+# The salt of hashed UIDs is private to an installation; tests neither use nor make that of the user.
+_CONFIG = tempfile.TemporaryDirectory(prefix="blosam-tests-")
+os.environ["BLOSAM_CONFIG_DIR"] = _CONFIG.name
 
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 

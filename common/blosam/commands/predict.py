@@ -2,65 +2,168 @@
 
 from __future__ import annotations
 
-import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from blosam.atomicio import atomic_write
 from blosam.commands.train import Device
 from blosam.errors import BlosamError
 
-FORMATS = ("png", "nifti", "overlay")
+FORMATS = ("png", "nifti", "overlay", "dicom-seg", "dicom-seg-fractional", "dicom-sr")
+AXES = ("auto", "0", "1", "2")
 
 
 def predict(
-    inputs: Annotated[list[Path], typer.Argument(help="Image files (PNG, JPEG, NIfTI, DICOM) or folders of them.")],
-    bundle: Annotated[Path, typer.Option("--bundle", "-b", help="A trained bundle, or an exported model.ts.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the masks.")],
-    format: Annotated[str, typer.Option("--format", "-f", help="Any of png, nifti, overlay; comma-separated.")] = "png",
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Images (PNG, JPEG, NIfTI, DICOM), folders of them, studies, DICOMDIRs.", show_default=False
+        ),
+    ],
+    bundle: Annotated[
+        Path, typer.Option("--bundle", "-b", help="A trained bundle, a release zip or an exported model.ts.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the masks and run.json.")],
+    format: Annotated[
+        str, typer.Option("--format", "-f", help=f"Any of {', '.join(FORMATS)}; comma-separated.")
+    ] = "png",
+    axis: Annotated[str, typer.Option(help="Cut 3-D files along axis 0, 1 or 2; auto takes the thickest.")] = "auto",
     device: Device = "auto",
-    force: Annotated[bool, typer.Option(help="Write over masks that exist.")] = False,
+    batch: Annotated[int, typer.Option(min=1, help="Images through the network at once; masks do not change.")] = 1,
+    workers: Annotated[int, typer.Option(min=0, help="Threads that read ahead of the network.")] = 2,
+    force: Annotated[
+        bool, typer.Option(help="Replace files that exist; segment images the bundle was not made for.")
+    ] = False,
+    restart: Annotated[bool, typer.Option(help="Segment again what an earlier run finished.")] = False,
+    report: Annotated[
+        Path | None, typer.Option(help="Also write a page with pictures, areas and warnings to this .html file.")
+    ] = None,
+    confidence: Annotated[
+        str, typer.Option(help="How sure a mask is: auto, views, iou or none; slower, see docs/quality.md.")
+    ] = "",
+    min_confidence: Annotated[
+        float | None, typer.Option(min=0.0, max=1.0, help='Mark results below this as "needs review".')
+    ] = None,
+    trust: Annotated[
+        bool, typer.Option(help="Run a bundle that does more than ours; only if you trust its maker.")
+    ] = False,
+    names: Annotated[
+        str, typer.Option(help="Name results of PNG and NIfTI files by their stem, or by hash like those of DICOM.")
+    ] = "stem",
+    deidentified: Annotated[bool, typer.Option(help="Refuse DICOM files that hold identifiers.")] = False,
+    keep_uids: Annotated[bool, typer.Option(help="Write DICOM UIDs into run.json as they are, not hashed.")] = False,
+    show_paths: Annotated[bool, typer.Option(help="Print paths of inputs, on the terminal only.")] = False,
 ) -> None:
     """Segment images; masks come back on the image's own grid. No click, box or text is needed.
 
-    Exit code 0: all done; 1: some inputs failed (OUT/run.json says which and why); 2: wrong usage.
+    OUT/run.json tells what happened to each input. The same command again continues an interrupted run. Names of
+    patients and paths appear neither there nor on the terminal; inputs are called by position and SHA-256.
+
+    Exit code 0: all done; 1: some inputs failed; 2: wrong usage.
 
     Example: blosam predict new_images --bundle bundles/blosam_lung --out masks --format png,overlay
     """
-    from tqdm import tqdm
+    from blosam.dicom.derived import require_highdicom
+    from blosam.inference.privacy import discreet
+    from blosam.inference.run import Options
 
-    from blosam.data import list_images
-    from blosam.predictor import Predictor
-    from blosam.writers import make_folder, output_names, write_prediction
-
-    formats = parse_formats(format)
-    paths = [path for entry in inputs for path in list_images(entry)]
-    names = output_names(paths)
-    predictor = Predictor(bundle, device=choose_device(device))
-    records, failed = [], 0
-    make_folder(out)
-    for path, name in tqdm(
-        list(zip(paths, names, strict=True)), desc="segmenting", unit="image", disable=len(paths) < 2
-    ):
-        record: dict[str, object] = {"input": name}
-        try:
-            prediction = predictor.predict(path)
-            files = write_prediction(prediction, name, out, formats, predictor.labels, force=force, keep=paths)
-            record |= {"status": "done", "files": files, **describe(prediction, predictor.labels)}
-        except BlosamError as error:
-            failed += 1
-            # Paths can hold a patient's name: the terminal sees them, the record does not.
-            tqdm.write(f"error: {error}", file=sys.stderr)  # on a line of its own, above the progress bar
-            record |= {"status": "failed", "reason": str(error).replace(str(path), name)}
-        records.append(record)
-    with atomic_write(out / "run.json", "w") as file:
-        file.write(json.dumps({"bundle": bundle.resolve().name, "images": records}, indent=2) + "\n")
-    typer.echo(f"{len(paths) - failed} of {len(paths)} images segmented; masks in {out}")
+    options = Options(
+        formats=tuple(parse_formats(format)),
+        axis=None if one_of(axis, AXES, "--axis") == "auto" else int(axis),
+        force=force,
+        deidentified=deidentified,
+        keep_uids=keep_uids,
+        hashed_names=one_of(names, ("stem", "hash"), "--names") == "hash",
+        min_confidence=min_confidence,
+        thumbnails=report is not None,
+        batch=batch,
+        workers=workers,
+    )
+    if any(name.startswith("dicom") for name in options.formats):
+        require_highdicom()
+    wanted = confidence or ("none" if min_confidence is None else "auto")
+    call = Call(inputs, bundle, out, device, wanted, restart, show_paths, trust, report)
+    with discreet(show_paths):
+        failed = _segment(call, options)
     if failed:
         raise typer.Exit(1)
+
+
+@dataclass(frozen=True)
+class Call:
+    """What the user asked for beyond the options that decide the results."""
+
+    inputs: list[Path]
+    bundle: Path
+    out: Path
+    device: str
+    confidence: str
+    restart: bool
+    show_paths: bool
+    trust: bool
+    report: Path | None
+
+
+def _segment(call: Call, options: Any) -> int:
+    """Run and tell; the number of inputs and studies that failed."""
+    from tqdm import tqdm
+
+    from blosam.inference.report import write_run_report
+    from blosam.inference.session import segment
+    from blosam.inference.shards import processes
+    from blosam.predictor import Predictor
+
+    with processes() as team:
+        predictor = Predictor(call.bundle, choose_device(call.device, team.local_rank), call.trust, call.confidence)
+        bar = tqdm(desc="segmenting", unit="input", disable=None if team.rank == 0 else True, file=sys.stderr)
+
+        def tell(record: dict[str, Any], message: str) -> None:
+            bar.update()
+            if record["status"] == "failed":
+                text = f"{record['name']}: {record['reason']}" + (f"\n  {message}" if call.show_paths else "")
+                tqdm.write(f"error: {text}", file=sys.stderr)  # on a line of its own, above the progress bar
+
+        try:
+            summary = segment(
+                call.inputs, predictor, call.out, options,
+                processes=team, restart=call.restart, begin=bar.reset, listener=tell,
+            )  # fmt: skip
+            if call.report is not None and team.rank == 0:
+                write_run_report(call.report, call.out, summary, predictor.labels)
+        except BlosamError as error:
+            raise error if call.show_paths else BlosamError(_without_paths(str(error), call)) from error
+        finally:
+            bar.close()
+    for study in summary.studies:
+        if study["status"] == "failed":
+            typer.echo(f"error: {study['name']}: {study['reason']}", err=True)
+    if team.rank == 0:
+        place = f"in {call.out}" if call.show_paths else "and run.json are in --out"
+        typer.echo(f"{tell_summary(summary)}; results {place}")
+    return summary.failed
+
+
+def tell_summary(summary: Any) -> str:
+    """One line on how the inputs ended."""
+    total = len(summary.records) - summary.count("ignored")
+    parts = [f"{summary.count('done') + summary.count('needs review')} of {total} inputs segmented"]
+    if summary.repeated:
+        parts.append(f"{summary.repeated} of them finished earlier (--restart repeats them)")
+    for status in ("needs review", "ignored", "failed"):
+        if summary.count(status):
+            parts.append(f"{summary.count(status)} {status}")
+    return "; ".join(parts)
+
+
+def _without_paths(text: str, call: Call) -> str:
+    """The text with the paths the user gave replaced by what they are."""
+    places = [(call.out, "--out"), (call.report, "--report"), *((path, "an input") for path in call.inputs)]
+    for path, words in sorted(places, key=lambda place: -len(str(place[0]))):
+        text = text.replace(str(path), words) if path is not None else text
+    return text
 
 
 def parse_formats(text: str) -> list[str]:
@@ -75,27 +178,28 @@ def parse_formats(text: str) -> list[str]:
         raise typer.BadParameter(
             f"{', '.join(unknown) or 'empty'}. Choose among {', '.join(FORMATS)}.", param_hint="--format"
         )
-    return formats
+    return list(dict.fromkeys(formats))
 
 
-def choose_device(device: str) -> str:
-    """A checked device name; ``auto`` becomes ``cuda`` when there is a GPU."""
+def one_of(value: str, choices: tuple[str, ...], option: str) -> str:
+    """A checked choice.
+
+    Raises:
+        typer.BadParameter: when it is none of them.
+    """
+    if value not in choices:
+        raise typer.BadParameter(f"{value}. Choose among {', '.join(choices)}.", param_hint=option)
+    return value
+
+
+def choose_device(device: str, local_rank: int = 0) -> str:
+    """A checked device name; ``auto`` becomes a GPU when there is one, each process on its own under torchrun."""
     import torch
 
     from blosam.commands.train import device_override
 
     if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        return f"cuda:{local_rank % count}" if count else "cpu"
     device_override(device)
     return device
-
-
-def describe(prediction, labels: dict[str, int]) -> dict[str, object]:
-    """Size, seconds and, per class, the area in pixels and (where spacing is known) mm2."""
-    areas = {}
-    for name, value in labels.items():
-        pixels = int((prediction.mask == value).sum())
-        areas[name] = {"pixels": pixels}
-        if prediction.spacing is not None:
-            areas[name]["mm2"] = round(pixels * prediction.spacing[0] * prediction.spacing[1], 2)
-    return {"shape": list(prediction.mask.shape), "seconds": round(prediction.seconds, 3), "areas": areas}
