@@ -16,46 +16,57 @@ FORMATS = ("png", "nifti", "overlay", "dicom-seg", "dicom-seg-fractional", "dico
 AXES = ("auto", "0", "1", "2")
 
 
+Inputs = Annotated[
+    list[Path],
+    typer.Argument(help="Images (PNG, JPEG, NIfTI, DICOM), folders of them, studies, DICOMDIRs.", show_default=False),
+]
+BundlePath = Annotated[
+    Path, typer.Option("--bundle", "-b", help="A trained bundle, a release zip or an exported model.ts.")
+]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the masks and run.json.")]
+Format = Annotated[str, typer.Option("--format", "-f", help=f"Any of {', '.join(FORMATS)}; comma-separated.")]
+Axis = Annotated[str, typer.Option(help="Cut 3-D files along axis 0, 1 or 2; auto takes the thickest.")]
+Batch = Annotated[int, typer.Option(min=1, help="Images through the network at once; masks do not change.")]
+Workers = Annotated[int, typer.Option(min=0, help="Threads that read ahead of the network.")]
+Force = Annotated[bool, typer.Option(help="Replace files that exist; segment images the bundle was not made for.")]
+Restart = Annotated[bool, typer.Option(help="Segment again what an earlier run finished.")]
+Report = Annotated[
+    Path | None, typer.Option(help="Also write a page with pictures, areas and warnings to this .html file.")
+]
+Confidence = Annotated[
+    str, typer.Option(help="How sure a mask is: auto, views, iou or none; slower, see docs/quality.md.")
+]
+LeastConfidence = Annotated[
+    float | None, typer.Option(min=0.0, max=1.0, help='Mark results below this as "needs review".')
+]
+Trust = Annotated[bool, typer.Option(help="Run a bundle that does more than ours; only if you trust its maker.")]
+Names = Annotated[
+    str, typer.Option(help="Name results of PNG and NIfTI files by their stem, or by hash like those of DICOM.")
+]
+Deidentified = Annotated[bool, typer.Option(help="Refuse DICOM files that hold identifiers.")]
+KeepUids = Annotated[bool, typer.Option(help="Write DICOM UIDs into run.json as they are, not hashed.")]
+ShowPaths = Annotated[bool, typer.Option(help="Print paths of inputs, on the terminal only.")]
+
+
 def predict(
-    inputs: Annotated[
-        list[Path],
-        typer.Argument(
-            help="Images (PNG, JPEG, NIfTI, DICOM), folders of them, studies, DICOMDIRs.", show_default=False
-        ),
-    ],
-    bundle: Annotated[
-        Path, typer.Option("--bundle", "-b", help="A trained bundle, a release zip or an exported model.ts.")
-    ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the masks and run.json.")],
-    format: Annotated[
-        str, typer.Option("--format", "-f", help=f"Any of {', '.join(FORMATS)}; comma-separated.")
-    ] = "png",
-    axis: Annotated[str, typer.Option(help="Cut 3-D files along axis 0, 1 or 2; auto takes the thickest.")] = "auto",
+    inputs: Inputs,
+    bundle: BundlePath,
+    out: Out,
+    format: Format = "png",
+    axis: Axis = "auto",
     device: Device = "auto",
-    batch: Annotated[int, typer.Option(min=1, help="Images through the network at once; masks do not change.")] = 1,
-    workers: Annotated[int, typer.Option(min=0, help="Threads that read ahead of the network.")] = 2,
-    force: Annotated[
-        bool, typer.Option(help="Replace files that exist; segment images the bundle was not made for.")
-    ] = False,
-    restart: Annotated[bool, typer.Option(help="Segment again what an earlier run finished.")] = False,
-    report: Annotated[
-        Path | None, typer.Option(help="Also write a page with pictures, areas and warnings to this .html file.")
-    ] = None,
-    confidence: Annotated[
-        str, typer.Option(help="How sure a mask is: auto, views, iou or none; slower, see docs/quality.md.")
-    ] = "",
-    min_confidence: Annotated[
-        float | None, typer.Option(min=0.0, max=1.0, help='Mark results below this as "needs review".')
-    ] = None,
-    trust: Annotated[
-        bool, typer.Option(help="Run a bundle that does more than ours; only if you trust its maker.")
-    ] = False,
-    names: Annotated[
-        str, typer.Option(help="Name results of PNG and NIfTI files by their stem, or by hash like those of DICOM.")
-    ] = "stem",
-    deidentified: Annotated[bool, typer.Option(help="Refuse DICOM files that hold identifiers.")] = False,
-    keep_uids: Annotated[bool, typer.Option(help="Write DICOM UIDs into run.json as they are, not hashed.")] = False,
-    show_paths: Annotated[bool, typer.Option(help="Print paths of inputs, on the terminal only.")] = False,
+    batch: Batch = 1,
+    workers: Workers = 2,
+    force: Force = False,
+    restart: Restart = False,
+    report: Report = None,
+    confidence: Confidence = "",
+    min_confidence: LeastConfidence = None,
+    trust: Trust = False,
+    names: Names = "stem",
+    deidentified: Deidentified = False,
+    keep_uids: KeepUids = False,
+    show_paths: ShowPaths = False,
 ) -> None:
     """Segment images; masks come back on the image's own grid. No click, box or text is needed.
 
