@@ -56,6 +56,7 @@ def _register() -> None:
         evaluate,
         export,
         info,
+        pacs,
         predict,
         prepare,
         pretrain,
@@ -72,6 +73,7 @@ def _register() -> None:
     app.command("switch")(switch.switch)
     app.command("info")(info.info)
     app.command("compare")(compare.compare)
+    app.command("pacs")(pacs.pacs)
     app.command("prepare")(prepare.prepare)
     app.command("pretrain")(pretrain.pretrain)
     app.add_typer(weights.app, name="weights")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -17,14 +18,17 @@ from urllib.parse import parse_qs, urlsplit
 import numpy as np
 import pydicom
 import pytest
+import torch
 from pydicom.uid import Comprehensive3DSRStorage, ExplicitVRLittleEndian, SegmentationStorage, generate_uid
 
+from blosam.bundle import Bundle
 from blosam.data.phantoms import draw
 from blosam.data.phantoms.dicom_files import save_dicom
 from blosam.pacs.access import Access
 from blosam.pacs.client import Archive
 from blosam.pacs.journal import Journal, private_folder
 from blosam.pacs.pipeline import Pipeline, Segmented
+from blosam.weightsio import save_state_dict
 
 
 @dataclass
@@ -317,3 +321,19 @@ def pipeline(tmp_path, small_archive, segmenter):
     yield make
     while opened:
         opened.pop().close()
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory) -> Path:
+    """A lung bundle for images of 64 pixels, with random weights whose masks are neither empty nor full."""
+    target = tmp_path_factory.mktemp("bundle") / "blosam_lung"
+    ignore = shutil.ignore_patterns("models", "results", "predictions")
+    shutil.copytree(Path(__file__).resolve().parents[2] / "bundles" / "blosam_lung", target, ignore=ignore)
+    config = target / "configs" / "inference.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"image_size": 64}))
+    torch.manual_seed(5)
+    network = Bundle(target).parser().get_parsed_content("network_def")
+    with torch.no_grad():  # the mask tokens alone leave the logits nearly equal
+        network.mask_decoder.mask_tokens.weight.add_(torch.randn(2, 256))
+    save_state_dict(network.state_dict(), target / "models" / "model.pt")
+    return target

@@ -24,6 +24,8 @@ from .errors import ArchiveError
 from .identity import read_results, stamp
 from .journal import DONE, FAILED, FINISHED, PLANNED, REFUSED, Journal, SourceState
 
+KINDS = ("seg", "seg-fractional", "sr")  # of results
+
 
 @dataclass
 class Segmented:
