@@ -45,6 +45,8 @@ class BundleSegmenter:
             try:
                 header = _header(path, name)
                 reasons = [] if self.force else reasons_against(header, self.predictor.metadata.get("accepted_images"))
+                if str(header.get("NumberOfFrames") or 1) != "1":
+                    reasons = ["It has several frames; use blosam predict for it."]
                 if reasons:
                     outcome.refused[path] = f"{name} is not for this bundle: {_clean(' '.join(reasons), path, name)}"
                     continue
