@@ -119,6 +119,19 @@ def test_weights_of_another_bundle_are_refused(small_bundle, zipped, tmp_path):
             Predictor(source)
 
 
+def test_errors_about_a_zip_name_the_zip_not_the_temporary_folder(complete, zipped, tmp_path, temporary):
+    weights = complete / "models" / "model.pt"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    cut = zipped(complete, tmp_path / "cut.zip")
+    weights.unlink()
+    none = zipped(complete, tmp_path / "none.zip")
+    for path, words in ((cut, "truncated|complete zip"), (none, "holds no weights")):
+        with pytest.raises(BlosamError, match=words) as caught:
+            Predictor(path)
+        assert path.name in str(caught.value) and str(temporary) not in str(caught.value)
+    assert list(temporary.iterdir()) == []
+
+
 def test_weights_alone_other_files_and_missing_ones_are_refused(bundle, tmp_path):
     assert "weights alone" in refused(bundle / "models" / "model.pt")
     assert "neither a zip nor" in refused(bundle / "LICENSE")

@@ -88,6 +88,11 @@ class OpenedBundle:
         Raises:
             BlosamError: when there is none.
         """
+        if self.form == "zip" and not self.weights.is_file():
+            raise BlosamError(
+                f"{self.path}: holds no weights. Unpack it and train it, or fetch what its large_files.yml names with "
+                "`python -m monai.bundle download_large_files`, and give the folder."
+            )
         return self.weights if self.form == "model.ts" else Bundle(self.root).require_weights()
 
     def parser(self, device: str | torch.device) -> ConfigParser:
@@ -124,9 +129,15 @@ class OpenedBundle:
         if self.form == "model.ts":
             return self._scripted(device)
         weights = self.require_weights()
-        _check_not_packed(weights)
         network = self.build(parser, "network_def")
-        load_strict(network, weights, self.config["labels"])
+        try:
+            _check_not_packed(weights)
+            load_strict(network, weights, self.config["labels"])
+        except BlosamError as error:
+            if self.form == "folder":
+                raise
+            # The temporary folder is gone by the time somebody reads this.
+            raise BlosamError(str(error).replace(str(self.root), str(self.path))) from error
         return network.to(device).eval()
 
     def _scripted(self, device: str | torch.device) -> torch.nn.Module:
