@@ -11,7 +11,7 @@ import io
 import random
 import struct
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import jpeg_ls
@@ -245,15 +245,12 @@ NIFTI_MUTATIONS: tuple[Callable[[bytearray, random.Random], None], ...] = (
 )  # fmt: skip
 
 
-def mutants(seeds: dict[str, bytes], mutations: tuple, count: int, seed: int) -> Iterator[tuple[str, bytes]]:
-    """``count`` damaged files, each with the name of the valid one it was made from."""
-    rng = random.Random(seed)
-    names = sorted(seeds)
-    for number in range(count):
-        name = names[number % len(names)]
-        packed = seeds[name][:2] == b"\x1f\x8b" and rng.random() < 0.8
-        content = bytearray(gzip.decompress(seeds[name]) if packed else seeds[name])
-        for _ in range(rng.choice((1, 1, 1, 2, 3))):
-            if content:
-                rng.choice(mutations)(content, rng)
-        yield name, gzip.compress(bytes(content), 1) if packed else bytes(content)
+def mutant(seeds: dict[str, bytes], mutations: tuple, rng: random.Random) -> tuple[str, bytes]:
+    """A damaged file, and the name of the valid one it was made from by one to three changes."""
+    name = rng.choice(sorted(seeds))
+    packed = seeds[name][:2] == b"\x1f\x8b" and rng.random() < 0.8
+    content = bytearray(gzip.decompress(seeds[name]) if packed else seeds[name])
+    for _ in range(rng.choice((1, 1, 1, 2, 3))):
+        if content:
+            rng.choice(mutations)(content, rng)
+    return name, gzip.compress(bytes(content), 1) if packed else bytes(content)
