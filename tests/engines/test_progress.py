@@ -82,7 +82,7 @@ def test_read_history_refuses_another_file(tmp_path):
 def test_tensorboard_gets_every_scalar_of_the_output(make_trainer, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    handler = TensorBoardStatsHandler(log_dir=str(tmp_path), output_transform=lambda output: output)
+    handler = TensorBoardStatsHandler(log_dir=str(tmp_path), output_transform=lambda output: output[0])
     make_trainer([handler]).run()
     handler.close()
     events = EventAccumulator(str(tmp_path)).Reload()
@@ -91,7 +91,7 @@ def test_tensorboard_gets_every_scalar_of_the_output(make_trainer, tmp_path):
 
 
 def test_monais_stats_handler_prints_the_output(make_trainer, capsys):
-    make_trainer([StatsHandler(name="blosam.stats", output_transform=lambda output: output)], epochs=1).run()
+    make_trainer([StatsHandler(name="blosam.stats", output_transform=lambda output: output[0])], epochs=1).run()
     printed = capsys.readouterr()
     assert "d2_loss: 0." in printed.out + printed.err
 

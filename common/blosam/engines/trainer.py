@@ -25,6 +25,7 @@ from blosam.errors import BlosamError
 from .events import BilevelEvents
 from .hypergradient import MIXED_PRODUCTS, adamw_factors, hypergradient
 from .objective import Batch, Objective
+from .output import StepOutput
 from .randomness import capture_rng, preserved_rng
 
 logger = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ Gradients = Sequence[Tensor | None]
 class BilevelTrainer(Trainer):
     """Alternate a weight step on D1 with a prompt step on D2.
 
-    ``engine.state.output`` is a dictionary of floats: ``loss`` (D1), ``d2_loss`` (not in joint mode), ``lr`` and
+    ``engine.state.output`` holds floats by name: ``loss`` (D1), ``d2_loss`` (not in joint mode), ``lr`` and
     ``prompt_lr`` used in the step, and ``prompt_norm`` after it. ``BilevelEvents`` fire after each half step.
 
     Args:
@@ -149,15 +150,13 @@ class BilevelTrainer(Trainer):
         tensors = dict(zip(self._weight_names + self._prompt_names, (*weights, *prompts), strict=True))
         return torch.func.functional_call(self.objective, tensors, (batch, True))
 
-    def _iteration(self, engine: Engine, batchdata: dict[str, Batch]) -> dict[str, float]:
+    def _iteration(self, engine: Engine, batchdata: dict[str, Batch]) -> StepOutput:
         """One global step: lower, then upper (or both at once in joint mode)."""
         if not self.network.training:  # setting it anew on hundreds of modules would be felt in every step
             self.network.train()
         batch = {level: self._on_device(data) for level, data in batchdata.items()}
-        self.state.output = {
-            "lr": float(self.weight_optimizer.param_groups[0]["lr"]),
-            "prompt_lr": float(self.prompt_optimizer.param_groups[0]["lr"]),
-        }
+        optimizers = {"lr": self.weight_optimizer, "prompt_lr": self.prompt_optimizer}
+        self.state.output = StepOutput({name: float(each.param_groups[0]["lr"]) for name, each in optimizers.items()})
         if self.joint:
             self._joint_step(batch["d1"])
         elif self.order == 1:
