@@ -24,6 +24,7 @@ from monai.transforms import Compose, Transform
 from blosam.bundle import root_cause
 from blosam.dicom.picture import Picture
 from blosam.dicom.reader import as_image
+from blosam.errors import BlosamError
 from blosam.inference.confidence import Judge, choose_source, views_for
 from blosam.inference.sources import open_bundle
 
@@ -166,6 +167,11 @@ class Predictor:
         start = time.perf_counter()
         stacked = list_data_collate([dict(prepared.item) for prepared in batch])
         logits = self.inferer(stacked["image"].to(self.device), self.network).cpu()
+        if logits.shape[1] != len(self.labels) + 1:
+            raise BlosamError(
+                f"the network answers with {logits.shape[1] - 1} classes, its inference.json names {len(self.labels)}. "
+                "Export the bundle again with `blosam export`."
+            )
         share = (time.perf_counter() - start) / len(batch)
         found = [
             self._finish(prepared, values, prepared.seconds + share)

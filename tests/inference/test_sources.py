@@ -208,6 +208,18 @@ def test_config_inside_torchscript_is_checked_too(complete):
     assert "'x' is" in refused(path)
 
 
+def test_torchscript_of_other_classes_than_its_config_is_refused(complete, tmp_path):
+    path = complete / "models" / "model.ts"
+    files = {"inference.json": "", "metadata.json": ""}
+    module = torch.jit.load(path, _extra_files=files)
+    config = json.loads(files["inference.json"]) | {"labels": {"left": 1, "right": 2}}
+    torch.jit.save(module, path, {"inference.json": json.dumps(config), "metadata.json": files["metadata.json"]})
+    picture = tmp_path / "image.png"
+    Image.fromarray(np.arange(4096, dtype=np.uint16).reshape(64, 64).astype(np.uint8)).save(picture)
+    with pytest.raises(BlosamError, match="1 classes, its inference.json names 2"):
+        Predictor(path).predict(picture)
+
+
 def test_trust_runs_what_was_refused(complete, tmp_path):
     change(complete, "inference", {"image_size": "$max(64, 32)"})
     assert "--trust" in refused(complete)
