@@ -50,8 +50,8 @@ def main() -> None:
             rows.append({"workers": workers, "batch": batch, "images_per_second": round(arguments.count / seconds, 2)})
     speeds = [row["images_per_second"] for row in rows]
     result = {
-        "command": f"python benchmarks/predict_speed.py --bundle {arguments.bundle} --count {arguments.count} --size {arguments.size} "
-        f"--device {arguments.device}",
+        "command": f"python benchmarks/predict_speed.py --bundle {arguments.bundle} --count {arguments.count} "
+        f"--size {arguments.size} --device {arguments.device}",
         "variants": rows,
         "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
         "ratio": round(max(speeds) / speeds[0], 2),
