@@ -56,6 +56,7 @@ def _register() -> None:
         evaluate,
         export,
         info,
+        label,
         pacs,
         predict,
         prepare,
@@ -74,6 +75,7 @@ def _register() -> None:
     app.command("info")(info.info)
     app.command("compare")(compare.compare)
     app.command("pacs")(pacs.pacs)
+    app.command("label")(label.label)
     app.command("prepare")(prepare.prepare)
     app.command("pretrain")(pretrain.pretrain)
     app.add_typer(weights.app, name="weights")
