@@ -9,7 +9,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 import nibabel
@@ -32,14 +32,15 @@ def blosam(*arguments: object) -> subprocess.CompletedProcess:
     )
 
 
-def predicted(bundle: Path, images: Iterable[Path], out: Path) -> list[np.ndarray]:
+def predicted(bundle: Path, images: Sequence[Path], out: Path) -> list[np.ndarray]:
     """Masks of `blosam predict`, Rows x Columns, in the order of the images."""
     arguments = ("--bundle", bundle, "--out", out, "--format", "nifti", "--device", "cpu", "--force")
     done = blosam("predict", *images, *arguments)
     assert done.returncode == 0, done.stderr
-    records = json.loads((out / "run.json").read_text())["images"]
-    files = [next(name for name in record["files"] if name.endswith(".nii.gz")) for record in records]
-    return [np.asarray(nibabel.load(out / name).dataobj)[..., 0].T for name in files]
+    names = []
+    for image, record in zip(images, json.loads((out / "run.json").read_text())["inputs"], strict=True):
+        names.append(record["outputs"]["nifti"][0].replace("{stem}", re.sub(r"\..*", "", image.name)))
+    return [np.asarray(nibabel.load(out / name).dataobj)[..., 0].T for name in names]
 
 
 def bundle_copy(to: Path) -> Bundle:
