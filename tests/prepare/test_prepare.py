@@ -200,6 +200,50 @@ def test_nifti_labels_are_checked_for_their_place(prepare, tmp_path):
     assert np.array_equal(found["c1_0000.nii.gz"], corner_mask((40, 60), 1) * 255)
 
 
+def test_nifti_masks_of_dicom_images_are_checked_for_their_place(prepare, tmp_path):
+    """dcm2niix and others turn rows round; only the affine tells."""
+    raw = tmp_path / "raw"
+    items = write_dataset("chest", raw, 3, seed=4, size=64, image_format="dicom")
+    for number, item in enumerate(items):
+        source = pydicom.dcmread(item["image"])
+        source.ImageOrientationPatient, source.ImagePositionPatient = [1, 0, 0, 0, 1, 0], [10, 20, 30]
+        source.PixelSpacing = [0.5, 0.25]  # between rows, between columns
+        source.save_as(item["image"])
+        truth = np.asarray(Image.open(item["label"]))
+        Path(item["label"]).unlink()
+        affine = np.diag([-0.25, -0.5, 3, 1])
+        affine[:3, 3] = -10, -20, 30
+        if number == 2:
+            truth, affine[1, 1], affine[1, 3] = truth[::-1], 0.5, -20 - 0.5 * (len(truth) - 1)
+        nibabel.save(nibabel.Nifti1Image(truth.T[..., None], affine), Path(item["label"]).with_suffix(".nii.gz"))
+    code, _, err = prepare(raw, "--out", tmp_path / "out", "--skip-bad", "--patients", "(.+)")
+    assert code == 0 and err.count("the mask lies elsewhere in space than its image") == 1, err
+    assert len(written(tmp_path / "out")[1]) == 2
+
+
+def test_masks_that_cannot_be_meant_are_refused(prepare, tmp_path):
+    pairs(tmp_path / "raw", 5)
+    masks = tmp_path / "raw" / "masks"
+    undecided = np.zeros((60, 40), np.float32)
+    undecided[3, 4] = np.nan
+    nibabel.save(nibabel.Nifti1Image(undecided, np.eye(4)), masks / "case0_a.nii.gz")
+    two = np.zeros((40, 60), np.uint8)
+    two[5:20, 5:20], two[22:38, 22:50] = 100, 255
+    Image.fromarray(two).save(masks / "case1_a.jpg", quality=90)
+    Image.fromarray(two // 100).save(masks / "case2_a.jpg", quality=90)
+    fine = np.where(two == 255, 255, 0).astype(np.uint8)
+    Image.fromarray(fine).save(masks / "case3_a.jpg", quality=30)
+    for number in range(4):
+        (masks / f"case{number}_a.png").unlink()
+    code, _, err = prepare(tmp_path / "raw", "--out", tmp_path / "out", "--skip-bad", "--classes", "lung")
+    assert code == 0 and "Traceback" not in err, err
+    assert "case0_a.nii.gz: the mask holds NaN" in err
+    for number in (1, 2):
+        assert f"case{number}_a.jpg: the mask has grey areas" in err
+    _, found = written(tmp_path / "out")
+    assert set(found) == {"case3_a.png", "case4_a.png"} and np.array_equal(found["case3_a.png"], fine)
+
+
 def coco_file(raw: Path) -> tuple[Path, dict[str, np.ndarray]]:
     """Polygons and run lengths of two categories on three images, and what they must become."""
     (raw / "images").mkdir(parents=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import highdicom
 import numpy as np
 import pydicom
@@ -94,3 +96,56 @@ def test_a_seg_without_its_image_of_another_size_or_broken_is_named(sources, tmp
     cut.save_as(filled)
     with pytest.raises(BlosamError, match="cannot be decoded"):
         pair.read((48, 48))
+
+
+@pytest.fixture
+def placed(sources, tmp_path):
+    """Two slices of one volume, with their masks and a SEG over both."""
+    folder, datasets = sources
+    paths, masks, placed = [], [], []
+    for number, dataset in enumerate(datasets):
+        dataset = copy.deepcopy(dataset)
+        dataset.FrameOfReferenceUID = "1.2.3"
+        dataset.ImageOrientationPatient, dataset.ImagePositionPatient = [1, 0, 0, 0, 1, 0], [5, 6, 4 * number]
+        dataset.PixelSpacing, dataset.SliceThickness = [0.5, 0.5], 4
+        paths.append(tmp_path / f"i{number}.dcm")
+        dataset.save_as(paths[-1])
+        placed.append(dataset)
+        mask = np.zeros((48, 48), np.uint8)
+        mask[3 : 10 + number, 5 : 20 + 7 * number] = 1
+        masks.append(mask)
+    path = seg(placed, np.stack(masks), "BINARY", ["lung"], tmp_path / "s.dcm")
+    return paths, masks, path
+
+
+def test_frames_without_references_are_matched_by_their_place(placed):
+    images, masks, path = placed
+    dataset = pydicom.dcmread(path)
+    for groups in dataset.PerFrameFunctionalGroupsSequence:
+        del groups.DerivationImageSequence
+    dataset.save_as(path)
+    for pair, mask in zip(find_segmentations(images, [path]).labelled, masks, strict=True):
+        assert np.array_equal(pair.read((48, 48))["lung"], mask > 0)
+    for groups in dataset.PerFrameFunctionalGroupsSequence:
+        del groups.PlanePositionSequence
+    dataset.save_as(path)
+    for pair in find_segmentations(images, [path]).labelled:
+        with pytest.raises(BlosamError, match="s.dcm: frame 1 does not say which image"):
+            pair.read((48, 48))
+
+
+def test_a_seg_that_is_mirrored_against_its_image_is_refused(placed):
+    images, masks, path = placed
+    assert [pair.read((48, 48))["lung"].sum() for pair in find_segmentations(images, [path]).labelled] == [
+        mask.sum() for mask in masks
+    ]
+    dataset = pydicom.dcmread(path)
+    orientation = dataset.SharedFunctionalGroupsSequence[0].PlaneOrientationSequence[0]
+    orientation.ImageOrientationPatient = [1, 0, 0, 0, -1, 0]
+    for groups in dataset.PerFrameFunctionalGroupsSequence:
+        position = groups.PlanePositionSequence[0].ImagePositionPatient
+        position[1] = 6 + 47 * 0.5
+    dataset.save_as(path)
+    for pair in find_segmentations(images, [path]).labelled:
+        with pytest.raises(BlosamError, match="turned, mirrored or shifted against the image"):
+            pair.read((48, 48))

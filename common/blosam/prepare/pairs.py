@@ -6,8 +6,8 @@ import functools
 import re
 from pathlib import Path
 
-import nibabel
 import numpy as np
+from scipy import ndimage
 
 from blosam.data.datalist import file_stem, is_image
 from blosam.dicom.picture import Picture
@@ -15,6 +15,7 @@ from blosam.dicom.reader import decode
 from blosam.errors import BlosamError
 
 from .found import Found, Labelled, Layers, Problem
+from .place import affine_of, same_place
 
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "imagestr", "cxr_png", "original", "originals")
 MASK_FOLDERS = (
@@ -24,6 +25,8 @@ MASK_FOLDERS = (
 # What people put behind a name to say that the file is its mask.
 MASK_ENDING = re.compile(r"[ _.-](mask|masks|seg|segmentation|label|labels|labelled|gt|pseudo)$", re.IGNORECASE)
 _JPEG_THRESHOLD = 127
+_JPEG_EVEN = 24  # values that differ less are one tone
+_JPEG_AREA = 64  # pixels
 _JPEG_TOLERANCE = 8  # equal channels differ by a few values after colour conversion
 CHANNEL_ENDING = re.compile(r"_0000$")  # nnU-Net numbers the channels of its images
 
@@ -94,7 +97,7 @@ def mask_values(path: Path, image: Path, shape: tuple[int, int]) -> Layers:
 
     Args:
         path: the mask.
-        image: its image, for the place in space of NIfTI files.
+        image: its image, for the place in space of NIfTI masks.
         shape: (rows, columns) of the image.
 
     Raises:
@@ -106,10 +109,8 @@ def mask_values(path: Path, image: Path, shape: tuple[int, int]) -> Layers:
             f"{path}: the mask is {values.shape[1]} x {values.shape[0]} pixels, but its image is {shape[1]} x "
             f"{shape[0]}. Save the mask at the size of the image."
         )
-    if picture.kind == "nifti" and image.name.lower().endswith((".nii", ".nii.gz")):
-        affine = np.asarray(nibabel.load(image).affine)
-        if not np.allclose(affine, picture.affine, atol=1e-3):
-            raise BlosamError(f"{path}: the mask lies elsewhere in space than its image. Resample it onto the image.")
+    if picture.kind == "nifti" and not same_place(affine_of(image), picture.affine, shape):
+        raise BlosamError(f"{path}: the mask lies elsewhere in space than its image. Resample it onto the image.")
     return {"": values}
 
 
@@ -126,7 +127,22 @@ def _grey(path: Path) -> tuple[np.ndarray, Picture]:
         if int(np.ptp(values.astype(int), axis=-1).max()) > (_JPEG_TOLERANCE if picture.lossy else 0):
             raise BlosamError(f"{path}: the mask is in colour. Save one grey value per class.")
         values = values[..., 0]
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise BlosamError(f"{path}: the mask holds NaN or infinite values. Save whole numbers, one per class.")
+    if picture.lossy and _has_grey_areas(values):
+        raise BlosamError(
+            f"{path}: the mask has grey areas, and JPEG keeps only black and white exact enough. Save it as PNG."
+        )
     return (np.where(values > _JPEG_THRESHOLD, 255, 0) if picture.lossy else values), picture
+
+
+def _has_grey_areas(values: np.ndarray) -> bool:
+    """Whether a lossy mask has even areas of a third tone: classes, which a threshold would throw together."""
+    values = values.astype(np.int16)
+    even = ndimage.maximum_filter(values, 3) - ndimage.minimum_filter(values, 3) <= _JPEG_EVEN
+    third = (values > _JPEG_EVEN) & (values < 255 - _JPEG_EVEN)
+    faint = 0 < int(values.max()) <= _JPEG_EVEN  # classes 1, 2, ... drown in the loss
+    return faint or int((even & third).sum()) > _JPEG_AREA
 
 
 def _folder(source: Path, names: tuple[str, ...]) -> Path | None:

@@ -10,9 +10,11 @@ import numpy as np
 import pydicom
 from pydicom.errors import InvalidDicomError
 
+from blosam.dicom.functional_groups import frame_header
 from blosam.errors import BlosamError
 
 from .found import Found, Labelled, Layers, Problem
+from .place import affine_of, header_affine, same_place
 
 _BROKEN = (
     AttributeError, KeyError, ValueError, TypeError, IndexError, EOFError, RuntimeError, NotImplementedError, OSError,
@@ -60,18 +62,21 @@ def find_segmentations(images: list[Path], segmentations: list[Path]) -> Found:
         if labels is None:
             found.unlabelled.append(image)
         else:
-            found.labelled.append(Labelled(image, labels[0], functools.partial(_layers, labels, uid)))
+            found.labelled.append(Labelled(image, labels[0], functools.partial(_layers, labels, uid, image)))
     for path in sorted({path for paths in owners.values() for path in paths}):
         found.problems.append(Problem(path, "an image it references is not here. Add the image or remove the SEG."))
     return found
 
 
-def _layers(paths: list[Path], uid: str, shape: tuple[int, int]) -> Layers:
+def _layers(paths: list[Path], uid: str, image: Path, shape: tuple[int, int]) -> Layers:
     """Segments of one image from all SEG objects that reference it; a segment without a frame is empty."""
     layers: Layers = {}
+    place = affine_of(image)
     for path in paths:
         try:
-            frames = list(_frames(pydicom.dcmread(path), uid))
+            frames = list(_frames(path, uid, place))
+        except BlosamError:
+            raise
         except _BROKEN as error:
             raise BlosamError(
                 f"{path}: the SEG object cannot be decoded ({_words(error)}). Export it again."
@@ -86,25 +91,55 @@ def _layers(paths: list[Path], uid: str, shape: tuple[int, int]) -> Layers:
     return layers
 
 
-def _frames(dataset: pydicom.Dataset, uid: str) -> Iterator[tuple[str, np.ndarray]]:
+def _frames(path: Path, uid: str, place: np.ndarray | None) -> Iterator[tuple[str, np.ndarray]]:
     """Segment name and Rows x Columns bool of every frame that belongs to one source image.
 
     highdicom's own reader asks for a slice thickness, which segmentations of radiographs rightly lack.
+
+    Args:
+        path: the SEG object.
+        uid: SOP instance UID of the image.
+        place: affine of the image, where its file tells it.
     """
+    dataset = pydicom.dcmread(path)
     names = _segments(dataset)
     kind = str(dataset.SegmentationType)
-    frames = np.asarray(dataset.pixel_array).reshape(-1, int(dataset.Rows), int(dataset.Columns))
+    shape = int(dataset.Rows), int(dataset.Columns)
+    frames = np.asarray(dataset.pixel_array).reshape(-1, *shape)
     threshold = float(dataset.MaximumFractionalValue) / 2 if kind == "FRACTIONAL" else 0.5
-    only_source = _sources(dataset) == [uid]
-    for frame, groups in zip(frames, dataset.PerFrameFunctionalGroupsSequence, strict=True):
-        if uid not in _frame_sources(groups) and not only_source:
+    for index, groups in enumerate(dataset.PerFrameFunctionalGroupsSequence):
+        if not _belongs(path, dataset, index, uid, place):
             continue
         if kind == "LABELMAP":
-            yield from ((name, frame == number) for number, name in names.items())
+            yield from ((name, frames[index] == number) for number, name in names.items())
             continue
         holder = groups if "SegmentIdentificationSequence" in groups else dataset.SharedFunctionalGroupsSequence[0]
         number = int(holder.SegmentIdentificationSequence[0].ReferencedSegmentNumber)
-        yield names[number], frame >= threshold
+        yield names[number], frames[index] >= threshold
+
+
+def _belongs(path: Path, dataset: pydicom.Dataset, index: int, uid: str, place: np.ndarray | None) -> bool:
+    """Whether a frame is of this image: as its references say, else its place, else when there is no other image.
+
+    Raises:
+        BlosamError: when nothing tells, or the frame lies elsewhere than the image it refers to.
+    """
+    shared = dataset.get("SharedFunctionalGroupsSequence") or []
+    groups = [dataset.PerFrameFunctionalGroupsSequence[index], *shared[:1]]
+    named = next(filter(None, map(_frame_sources, groups)), [])
+    if named and uid not in named:
+        return False
+    own = header_affine(frame_header(dataset, index))
+    there = same_place(place, own, (int(dataset.Rows), int(dataset.Columns)))
+    alone = _sources(dataset) == [uid]
+    if there and not named and not alone and (place is None or own is None):
+        raise BlosamError(f"{path}: frame {index + 1} does not say which image it belongs to. Export it again.")
+    if not there and (named or alone):
+        raise BlosamError(
+            f"{path}: frame {index + 1} is turned, mirrored or shifted against the image it refers to. "
+            "Export the SEG on the grid of the image."
+        )
+    return there
 
 
 def _segments(dataset: pydicom.Dataset) -> dict[int, str]:
