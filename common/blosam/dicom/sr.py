@@ -283,6 +283,3 @@ def segment_reference(segmentation: Dataset, source: Dataset, frame: int | None 
         if origin.ReferencedSOPInstanceUID == source.SOPInstanceUID and same_frame:
             frames[int(described.SegmentIdentificationSequence[0].ReferencedSegmentNumber)] = number
     return SegmentReference(identifiers, frames, len(groups) == len(segmentation.SegmentSequence))
-
-
-_reference = segment_reference  # its former name

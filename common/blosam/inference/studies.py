@@ -88,7 +88,7 @@ class Studies:
 
     def _measured(self, item: Item, record: Record) -> list[Any]:
         """What one image contributes; each frame of several by itself."""
-        from blosam.dicom.sr import Measured, _reference
+        from blosam.dicom.sr import Measured, segment_reference
 
         header = open_frames(item.path).header
         stored = self._segmentation(record)
@@ -102,7 +102,7 @@ class Studies:
                 Measured(
                     source=header,
                     pixels=tuple(pixels),
-                    segmentation=None if stored is None else _reference(stored, header, frame),
+                    segmentation=None if stored is None else segment_reference(stored, header, frame),
                     confidence=record["confidence"],
                     needs_review=record["status"] == "needs review",
                     frame=frame,
