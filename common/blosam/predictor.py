@@ -16,6 +16,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+import monai.transforms
 import numpy as np
 import torch
 from monai.data import MetaTensor, list_data_collate
@@ -110,6 +111,11 @@ class Predictor:
         self.load, self.prepare = preprocessing.transforms[0], Compose(preprocessing.transforms[1:])
         # Up to the probabilities; argmax is done here, writing elsewhere.
         self.postprocessing = Compose(list(takewhile(_before_argmax, postprocessing.transforms)))
+        steps = [*preprocessing.flatten().transforms, *self.postprocessing.flatten().transforms]
+        if not trust and any(isinstance(step, monai.transforms.SaveImaged) for step in steps):
+            raise BlosamError(
+                f"{source}: the bundle saves files of its own while it segments. Ask its maker why, then add --trust."
+            )
 
     @cached_property
     def identity(self) -> str:

@@ -98,7 +98,10 @@ class OpenedBundle:
     def parser(self, device: str | torch.device) -> ConfigParser:
         """MONAI's parser over the config that was checked, not over the file, which may have changed since."""
         parser = ConfigParser()
-        parser.read_config(json.loads(json.dumps(self.config)))
+        # No evaluator: an expression that runs one would segment a folder of the bundle's choice.
+        config = json.loads(json.dumps(self.config))
+        config.pop("evaluator", None)
+        parser.read_config(config)
         parser["bundle_root"] = str(self.root)
         parser["device"] = f"$torch.device('{torch.device(device)}')"
         return parser
