@@ -7,6 +7,8 @@ INSTALLED := $(VENV)/installed
 # Present while pip works; found at the start, it says that the environment was left half-made.
 UNFINISHED := $(VENV)/unfinished
 LABEL := .venv-label
+# Every test process uses one thread; the files of one folder's fixtures stay together.
+PYTEST := $(BIN)/python -m pytest -q -n $(or $(TESTS_AT_ONCE),2) --dist loadfile
 EXTRAS := export,dicom,prepare,compare,dev
 CANDIDATES := $(or $(PYTHON),python3.11 python3.12 python3.13 python3)
 
@@ -66,12 +68,12 @@ demo: .venv  ## train on 4 drawn chest X-rays, evaluate on 20 others, write runs
 test: .venv  ## check style and generated bundles, run the unmarked tests
 	$(BIN)/ruff check .
 	$(BIN)/python tools/build_bundles.py --check
-	$(BIN)/python -m pytest -q
+	$(PYTEST)
 
 test-all: .venv  ## what `make test` does, with the slow tests
 	$(BIN)/ruff check .
 	$(BIN)/python tools/build_bundles.py --check
-	$(BIN)/python -m pytest -q -m "not (label or pacs or fuzz or gpu)"
+	$(PYTEST) -m "not (label or pacs or fuzz or gpu)"
 
 lint: .venv  ## check style and formatting
 	$(BIN)/ruff check .
