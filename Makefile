@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/installed
 # Present while pip works; found at the start, it says that the environment was left half-made.
 UNFINISHED := $(VENV)/unfinished
 LABEL := .venv-label
-# Every test process uses one thread; the files of one folder's fixtures stay together.
+# Every test process uses one thread; the tests of a file stay in one process and share what it trains.
 PYTEST := $(BIN)/python -m pytest -q -n $(or $(TESTS_AT_ONCE),2) --dist loadfile
 EXTRAS := export,dicom,prepare,compare,dev
 CANDIDATES := $(or $(PYTHON),python3.11 python3.12 python3.13 python3)
