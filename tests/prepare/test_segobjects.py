@@ -12,6 +12,7 @@ from highdicom.sr.coding import CodedConcept
 
 from blosam.data.phantoms.write import write_dataset
 from blosam.errors import BlosamError
+from blosam.prepare.layouts import find_labels
 from blosam.prepare.segobjects import find_segmentations
 
 ORGAN = CodedConcept("123037004", "SCT", "Anatomical Structure")
@@ -149,3 +150,22 @@ def test_a_seg_that_is_mirrored_against_its_image_is_refused(placed):
     for pair in find_segmentations(images, [path]).labelled:
         with pytest.raises(BlosamError, match="turned, mirrored or shifted against the image"):
             pair.read((48, 48))
+
+
+def test_label_maps_have_a_class_of_their_own_and_other_objects_are_no_images(placed):
+    images, masks, path = placed
+    datasets = [pydicom.dcmread(image) for image in images]
+    path.unlink()
+    labels = np.stack(masks)
+    labels[0, 30:40, 30:45] = 2
+    seg(datasets, labels, "LABELMAP", ["left", "right"], path)
+    assert pydicom.dcmread(path).SOPClassUID == "1.2.840.10008.5.1.4.1.1.66.7"
+    report = copy.deepcopy(datasets[0])
+    report.SOPClassUID = report.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.88.34"
+    report.save_as(path.with_name("report.dcm"))
+    found = find_labels(path.parent)
+    assert found.unlabelled == [] and found.problems == [] and found.classes == ["left", "right"]
+    for pair, label in zip(found.labelled, labels, strict=True):
+        layers = pair.read((48, 48))
+        assert np.array_equal(layers["left"], label == 1)
+        assert np.array_equal(layers.get("right", np.zeros_like(label, bool)), label == 2)

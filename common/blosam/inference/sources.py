@@ -3,7 +3,7 @@
 What runs when a bundle is used: the classes and expressions of its ``configs/inference.json``, which
 :mod:`blosam.inference.allowed` compares with a short list, and, from a ``model.ts``, the network's program, whose
 operators :mod:`blosam.inference.scripted` compares with another. Weights are loaded weights-only and can run nothing.
-Python files inside a zip or a bundle folder are never imported. ``trust`` skips the two lists and nothing else.
+Python files inside a zip or a bundle folder are never imported. Here, ``trust`` skips the two lists and nothing else.
 """
 
 from __future__ import annotations

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pydicom.uid import UID
+
 from blosam.data.datalist import is_image
 from blosam.errors import BlosamError
 
 from .found import Found
 from .pairs import find_pairs, is_text
 from .polygons import find_coco, find_labelme, is_coco, is_labelme, read_json
-from .segobjects import SEGMENTATION, find_segmentations, sop_class
+from .segobjects import SEGMENTATIONS, find_segmentations, sop_class
 
 
 def find_labels(source: Path, images: Path | None = None, masks: Path | None = None) -> Found:
@@ -51,12 +53,17 @@ def find_labels(source: Path, images: Path | None = None, masks: Path | None = N
 def _dicom_or_pairs(source: Path, images: Path | None) -> Found:
     files = [path for path in sorted(source.rglob("*")) if path.is_file()]
     classes = {path: sop_class(path) for path in files}
-    segmentations = [path for path, uid in classes.items() if uid == SEGMENTATION]
+    segmentations = [path for path, uid in classes.items() if uid in SEGMENTATIONS]
     if segmentations:
-        return find_segmentations(
-            [path for path, uid in classes.items() if uid not in ("", SEGMENTATION)], segmentations
-        )
+        others = [path for path, uid in classes.items() if uid and uid not in SEGMENTATIONS]
+        return find_segmentations([path for path in others if _may_be_image(classes[path])], segmentations)
     return find_pairs(source, images)
+
+
+def _may_be_image(uid: str) -> bool:
+    """Whether objects of a SOP class are images: reports and presentation states lie in the same folders."""
+    name = UID(uid).name
+    return "Image" in name or name == uid  # a class that pydicom does not know
 
 
 def _with_unlabelled(found: Found, source: Path, images: Path | None) -> Found:

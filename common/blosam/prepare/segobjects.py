@@ -20,7 +20,7 @@ _BROKEN = (
     AttributeError, KeyError, ValueError, TypeError, IndexError, EOFError, RuntimeError, NotImplementedError, OSError,
     InvalidDicomError,
 )  # fmt: skip
-SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
+SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")  # the latter for label maps
 
 
 def sop_class(path: Path) -> str:
@@ -40,7 +40,7 @@ def find_segmentations(images: list[Path], segmentations: list[Path]) -> Found:
 
     Args:
         images: all other DICOM files.
-        segmentations: files of the SEG storage class.
+        segmentations: files of the SEG storage classes.
     """
     found = Found("DICOM images with DICOM SEG")
     owners: dict[str, list[Path]] = {}
@@ -143,8 +143,9 @@ def _belongs(path: Path, dataset: pydicom.Dataset, index: int, uid: str, place: 
 
 
 def _segments(dataset: pydicom.Dataset) -> dict[int, str]:
-    """Segment number -> label."""
-    return {int(item.SegmentNumber): str(item.SegmentLabel) for item in dataset.SegmentSequence}
+    """Segment number -> label; 0 is the background of label maps."""
+    named = ((int(item.SegmentNumber), str(item.get("SegmentLabel") or "")) for item in dataset.SegmentSequence)
+    return {number: label or f"segment_{number}" for number, label in named if number > 0}
 
 
 def _sources(dataset: pydicom.Dataset) -> list[str]:
