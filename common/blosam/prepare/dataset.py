@@ -48,7 +48,7 @@ class Options:
         test: share of the patients for testing; None takes a quarter where there are enough, otherwise none.
         seed: of the division.
         skip_bad: leave out unusable pairs instead of stopping.
-        copy: copy the images beside the masks under names without identity.
+        copy: copy the images beside the masks; names of DICOM files become neutral, their headers stay as they are.
     """
 
     images: Path | None = None
