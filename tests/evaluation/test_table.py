@@ -141,12 +141,12 @@ def test_refuses_classes_without_foreground(tmp_path: Path, classes: dict[str, i
         PerImageTable(tmp_path, classes)
 
 
-def test_several_processes_count_repeated_images_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_processes_give_one_table_in_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pred, truth = maps()
     theirs = [("/x/b.png", [{"class": "lung", "dice": 0.5, "hd95": 1.0, "surface_dice": 0.2, "unit": "pixels"}], None)]
 
     def gather(shards: list[Any], own: Any) -> None:
-        shards[:] = [own, theirs + own]
+        shards[:] = [theirs, own]
 
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
@@ -156,7 +156,7 @@ def test_several_processes_count_repeated_images_once(tmp_path: Path, monkeypatc
     engine = Engine(lambda engine, batch: [batch])
     table.attach(engine)
     state = engine.run([item(pred, truth, "/x/a.png")])
-    assert [r["image"] for r in state.table["rows"]] == ["a", "b"]
+    assert [r["image"] for r in state.table["rows"]] == ["b", "a"]
     assert state.table["summary"]["all"]["dice"]["mean"] == 0.25
     assert list(tmp_path.iterdir()) == [], "only the first process writes"
 

@@ -21,6 +21,7 @@ from monai.transforms import Randomizable
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from blosam import processes
 from blosam.data.split import d1_d2_split
 from blosam.errors import BlosamError
 
@@ -112,16 +113,21 @@ class FeatureBank:
     def fill(self) -> None:
         """Encode all views of all images; does nothing when that has been done.
 
-        The network's training mode and the global random state are as before afterwards.
+        The network's training mode and the global random state are as before afterwards. Several processes share the
+        encoding and then all hold everything; each of them must call this.
+
+        Raises:
+            BlosamError: when several processes have different numbers of images.
         """
         if self.filled:
             return
+        processes.require_same("images and seed", [len(self), self.seed])
         started = time.perf_counter()
         was_training = self.network.training
         self.network.eval()
         try:
             if self.num_views == "auto":
-                self.num_views = self._choose_num_views()
+                self.num_views = processes.from_main(self._choose_num_views)  # the others wait: nothing disturbs it
             self._encode_all()
         finally:
             self.network.train(was_training)
@@ -148,9 +154,17 @@ class FeatureBank:
             float32, the fraction of each low-resolution pixel that each class covers (sums to 1).
         """
         self.fill()
-        rows = torch.as_tensor([i * int(self.num_views) + v for i, v in zip(images, views, strict=True)])
-        rows = rows.to(self.device)
+        rows = self._rows(images, views)
         return {"features": self._features[rows].float(), "label": self._labels[rows].float()}
+
+    def labels(self, images: Sequence[int], views: Sequence[int]) -> torch.Tensor:
+        """The ``label`` of :meth:`get` alone."""
+        self.fill()
+        return self._labels[self._rows(images, views)].float()
+
+    def _rows(self, images: Sequence[int], views: Sequence[int]) -> torch.Tensor:
+        rows = torch.as_tensor([i * int(self.num_views) + v for i, v in zip(images, views, strict=True)])
+        return rows.to(self.device)
 
     def draw(self, image: int, view: int) -> dict[str, torch.Tensor]:
         """One view of one image before encoding.
@@ -188,10 +202,13 @@ class FeatureBank:
         each = time.perf_counter() - started
         size = features.numel() * features.element_size()
         room = MEMORY_SHARE * _free_memory(self.device)
+        if self.device.type == "cpu":  # every process keeps all features, in the same memory
+            room /= processes.processes_per_machine()
+        encoders = processes.world_size()
         fitting = [
             count
             for count in VIEW_COUNTS
-            if count * len(self) * each <= self.seconds and count * len(self) * size <= room
+            if count * len(self) * each <= self.seconds * encoders and count * len(self) * size <= room
         ]
         chosen = fitting[0] if fitting else 1
         logger.info(
@@ -211,17 +228,23 @@ class FeatureBank:
         return features if at.type == "cpu" else _synchronised(features)
 
     def _encode_all(self) -> None:
-        """Fill the two tables, one view at a time on a CPU (memory) and a few at a time on a GPU (speed)."""
+        """Fill the two tables, one view at a time on a CPU (memory) and a few at a time on a GPU (speed).
+
+        A process encodes its share of the rows, at least one so that it knows their shape, and gets the others.
+        """
         count = int(self.num_views)
         chunk = 1 if next(self.network.parameters()).device.type == "cpu" else 4
         size, channels = int(self.network.logits_size), int(self.network.out_channels)
+        share = processes.share(len(self) * count) or range(1)
         features = labels = None
-        bar = tqdm(total=len(self) * count, desc="encoding", unit="view", delay=2.0, leave=False, disable=None)
+        silent = None if processes.is_main() else True
+        bar = tqdm(total=len(share), desc="encoding", unit="view", delay=2.0, leave=False, disable=silent)
         with bar:
-            for image in range(len(self)):
+            for image in range(share.start // count, -(-share.stop // count)):
                 item = self.dataset[image]
-                for first in range(0, count, chunk):
-                    drawn = [self._view(item, image, view) for view in range(first, min(first + chunk, count))]
+                begin, end = max(share.start - image * count, 0), min(share.stop - image * count, count)
+                for first in range(begin, end, chunk):
+                    drawn = [self._view(item, image, view) for view in range(first, min(first + chunk, end))]
                     encoded = self._encode(torch.stack([d["image"] for d in drawn]))
                     label = soft_labels(torch.stack([d["label"] for d in drawn]), channels, size)
                     if features is None:  # now the shapes are known: joining pieces at the end would need twice as much
@@ -231,8 +254,10 @@ class FeatureBank:
                     features[row : row + len(drawn)] = encoded
                     labels[row : row + len(drawn)] = label
                     bar.update(len(drawn))
-        self._labels = labels.to(self.device)
-        self._features = features
+        labels = labels.to(self.device)
+        for table in (features, labels):
+            processes.exchange(table)
+        self._labels, self._features = labels, features
 
 
 def soft_labels(label: torch.Tensor, channels: int, size: int) -> torch.Tensor:

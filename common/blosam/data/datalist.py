@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from monai.data import Dataset
 
+from blosam import processes
 from blosam.atomicio import atomic_write
 from blosam.data.split import d1_d2_split
 from blosam.dicom.reader import SUFFIXES
@@ -75,7 +76,7 @@ def load_split(
     if num_shots > 0:
         training, others = _draw_groups(split["training"], groups, num_shots, split_seed)
         split = {**split, "training": training, "test": split["test"] or others}
-    if save_to is not None:
+    if save_to is not None and processes.is_main():
         save_split(split, save_to, dataset_dir, num_shots, split_seed)
     return split
 

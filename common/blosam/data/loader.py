@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from blosam import processes
 from blosam.data.bank import FeatureBank
 from blosam.errors import BlosamError
 
@@ -77,9 +78,27 @@ class BilevelLoader:
             iteration: counted from 0 over the whole run.
 
         Returns:
-            ``d1`` and, unless joint, ``d2``: each the ``features`` and ``label`` of ``FeatureBank.get``.
+            ``d1`` and, unless joint, ``d2``: each the ``features`` and ``label`` of ``FeatureBank.get``. In one of
+            several processes ``features`` are its share of the batch, ``rows`` (integers) the places of these
+            images in the batch, and ``label`` is that of the whole batch: see ``engines.distributed.whole_batch``.
         """
-        return {level: self.bank.get(images, views) for level, (images, views) in self.plan(iteration).items()}
+        take = self.bank.get if processes.world_size() == 1 else self._share
+        return {level: take(images, views) for level, (images, views) in self.plan(iteration).items()}
+
+    def _share(self, images: list[int], views: list[int]) -> dict[str, torch.Tensor]:
+        """This process's part of a batch; every process gets equally many, so that all draw the same random numbers.
+
+        What is missing is filled up with the first image, which gets no place in the batch and so counts nothing.
+        """
+        count = processes.world_size()
+        own = list(range(processes.rank(), len(images), count))
+        run = own + [0] * (-(-len(images) // count) - len(own))
+        part = self.bank.get([images[k] for k in run], [views[k] for k in run])
+        return {
+            "features": part["features"],
+            "rows": torch.as_tensor(own, dtype=torch.long, device=self.bank.device),
+            "label": self.bank.labels(images, views),
+        }
 
     def plan(self, iteration: int) -> dict[str, Plan]:
         """Image and view indices of one iteration; fills the bank first, which settles ``num_views``."""

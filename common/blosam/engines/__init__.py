@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .checkpoint import LastCheckpoint, ModelSaver
 from .checkpoint_loader import CheckpointLoader
+from .distributed import ShardSampler, join, leave, local_device, run_together
 from .events import BilevelEvents
 from .hypergradient import adamw_factors, hypergradient, mixed_product_exact, mixed_product_fd
 from .inferers import FrozenFeatureInferer
@@ -26,10 +27,15 @@ __all__ = [
     "PolySchedule",
     "ProgressBar",
     "PromptTrajectory",
+    "ShardSampler",
     "ValidationLog",
     "adamw_factors",
     "hypergradient",
+    "join",
+    "leave",
+    "local_device",
     "mixed_product_exact",
     "mixed_product_fd",
     "poly_factor",
+    "run_together",
 ]

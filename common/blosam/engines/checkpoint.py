@@ -21,7 +21,7 @@ from ignite.engine import Engine, Events
 from monai.handlers import EarlyStopHandler
 from torch import Tensor, nn
 
-from blosam import weightsio
+from blosam import processes, weightsio
 from blosam.atomicio import atomic_write
 from blosam.errors import BlosamError
 
@@ -65,24 +65,35 @@ class LastCheckpoint:
     def restore(self, engine: Engine) -> None:
         """Load the state if asked to, and check that the folder can be written before time is spent.
 
+        Of several processes, the main one reads and the others get what it read.
+
         Raises:
             BlosamError: when the file is unreadable, belongs to another base or network, or has already run longer
                 than ``max_epochs``; when the folder cannot be written.
         """
+        state = processes.from_main(self._prepare)
+        if state is not None:
+            self._load(engine, state)
+
+    def _prepare(self) -> dict[str, Any] | None:
+        """The saved state if there is one to go on from."""
         _require_writable(self.path)
         if self.resume and not self.path.is_file():
             logger.info("resume is true, but %s does not exist: training starts from the beginning.", self.path)
         elif self.resume:
-            self._load(engine)
+            return _read_state(self.path)
         elif self.path.is_file():
             logger.info("%s will be replaced after the first epoch; resume is false.", self.path)
+        return None
 
     def save(self, engine: Engine) -> None:
-        """Write the state, atomically; between two writes keep a copy, for Ctrl-C.
+        """Write the state, atomically; between two writes keep a copy, for Ctrl-C. The main process alone does.
 
         Raises:
             BlosamError: when it cannot be written (disk full, ...); the previous file survives.
         """
+        if not processes.is_main():  # all have the same state
+            return
         ends = engine.should_terminate or engine.state.epoch >= engine.state.max_epochs
         state = self._state(engine)
         if ends or engine.state.epoch % self.interval == 0:
@@ -95,6 +106,8 @@ class LastCheckpoint:
 
     def explain_interruption(self, engine: Engine) -> None:
         """Write the last complete epoch if it is not in the file yet, and say what is kept and how to go on."""
+        if not processes.is_main():
+            return
         if self._unsaved is not None:
             self._write()
         if self._kept_epoch:
@@ -125,8 +138,7 @@ class LastCheckpoint:
             torch.save(self._unsaved, file)
         self._kept_epoch, self._unsaved = self._unsaved["engine"]["epoch"], None
 
-    def _load(self, engine: Engine) -> None:
-        state = _read_state(self.path)
+    def _load(self, engine: Engine, state: dict[str, Any]) -> None:
         self._refuse_other_run(engine, state)
         network = engine.network
         expected = weightsio.adapter_parameters(network)
@@ -240,7 +252,7 @@ class ModelSaver:
 
     def check(self, engine: Engine) -> None:
         """Refuse a folder that cannot be written before time is spent, and say how the best epoch is chosen."""
-        _require_writable(self.model_path)
+        processes.from_main(lambda: _require_writable(self.model_path))
         if self._metric_name() is None:
             logger.info("No validation metric: the epoch with the lowest mean D2 loss is kept.")
 
@@ -268,7 +280,7 @@ class ModelSaver:
             self.best = {name: tensor.clone() for name, tensor in _trained(engine.network).items()}
 
     def finish(self, engine: Engine) -> None:
-        """Load the best epoch into the network and write the files.
+        """Load the best epoch into the network and write the files (the main process alone).
 
         Raises:
             BlosamError: when a file cannot be written.
@@ -285,6 +297,8 @@ class ModelSaver:
                 "%s holds epoch %d (%s %.4f).", self.model_path, self.best_epoch,
                 self._metric_name() or "negative D2 loss", self.best_metric,
             )  # fmt: skip
+        if not processes.is_main():
+            return
         weightsio.save_state_dict(network.state_dict(), self.model_path, self.metadata)
         if self.adapter_path is not None:
             weightsio.save_adapter(network, self.adapter_path, self.metadata)

@@ -9,7 +9,9 @@ from monai.losses import DiceCELoss
 from torch import Tensor, nn
 from torch.nn import functional
 
-Batch = dict[str, Tensor]  # "features": B x ..., "label": B x (K+1) x 4g x 4g
+from .distributed import whole_batch
+
+Batch = dict[str, Tensor]  # "features": B x ..., "label": B x (K+1) x 4g x 4g; "rows" where B is shared by processes
 
 
 class Objective(nn.Module):
@@ -42,7 +44,8 @@ class Objective(nn.Module):
         """Scalar loss in float32.
 
         Args:
-            batch: features of the frozen part, on the network's device, and the soft labels.
+            batch: features of the frozen part, on the network's device, and the soft labels. With ``rows``, the
+                features are this process's part of the batch, and the loss is that of the whole batch all the same.
             lower: whether this is the level that trains the weights: only there does the IoU head belong.
         """
         features, label = batch["features"].float(), batch["label"].float()
@@ -52,9 +55,12 @@ class Objective(nn.Module):
                 logits, iou = self.inferer(features, self.network.logits_and_iou_from)
             else:
                 logits = self.inferer(features, self.network.logits_from)
-        loss = self.loss_function(logits.float(), label)
+        rows = batch.get("rows")
+        logits = logits.float() if rows is None else whole_batch(logits.float(), rows, len(label))
+        loss = self.loss_function(logits, label)
         if with_iou:
-            loss = loss + self.iou_loss_weight * iou_loss(logits.float(), iou.float(), label)
+            iou = iou.float() if rows is None else whole_batch(iou.float(), rows, len(label))
+            loss = loss + self.iou_loss_weight * iou_loss(logits, iou, label)
         return loss
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from ignite.engine import Engine, Events
 from ignite.handlers import ProgressBar as IgniteProgressBar
 
+from blosam import processes
 from blosam.atomicio import atomic_write
 from blosam.errors import BlosamError
 
@@ -26,14 +27,15 @@ HISTORY_COLUMNS = ("iteration", "epoch", "loss", "d2_loss", "lr", "prompt_norm",
 class ProgressBar:
     """A bar over the epochs of a trainer (with loss, D2 loss and learning rate) or over an evaluator's images.
 
-    Nothing is drawn when the output is not a terminal.
+    Nothing is drawn when the output is not a terminal, nor by any but the main of several processes.
 
     Args:
         description: text in front of the bar.
     """
 
     def __init__(self, description: str = "training") -> None:
-        self.bar = IgniteProgressBar(persist=True, desc=description, disable=None)
+        silent = None if processes.is_main() else True
+        self.bar = IgniteProgressBar(persist=True, desc=description, disable=silent)
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer or evaluator."""
@@ -70,7 +72,7 @@ class History:
     """One row per iteration in a CSV file: losses, learning rate, prompt norm, and the metric where validated.
 
     The file is rewritten after each epoch, atomically, before ``LastCheckpoint`` saves; a resumed run first drops the
-    rows it is about to produce again, so that none is there twice.
+    rows it is about to produce again, so that none is there twice. Of several processes, the main one keeps it.
 
     Args:
         path: the file, usually ``history.csv``.
@@ -85,6 +87,8 @@ class History:
 
     def attach(self, engine: Engine) -> None:
         """Register with a ``BilevelTrainer``."""
+        if not processes.is_main():
+            return
         engine.add_event_handler(Events.STARTED, self.reset)
         engine.add_event_handler(Events.EPOCH_STARTED, self.begin)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.append)

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from blosam.processes import world_size
+
 
 def capture_rng() -> dict[str, Any]:
     """State of Python's, NumPy's, PyTorch's and CUDA's global generators, in types that weights-only loading allows."""
@@ -20,7 +22,7 @@ def capture_rng() -> dict[str, Any]:
         "torch": torch.get_rng_state(),
     }
     if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state_all()
+        state["cuda"] = [torch.cuda.get_rng_state(device) for device in _devices()]
     return state
 
 
@@ -31,8 +33,14 @@ def restore_rng(state: dict[str, Any]) -> None:
     name, keys, position, has_gauss, cached = state["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))
     torch.set_rng_state(state["torch"])
-    if torch.cuda.is_available() and len(state.get("cuda", ())) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state["cuda"])
+    if torch.cuda.is_available() and len(state.get("cuda", ())) == len(_devices()):
+        for device, saved in zip(_devices(), state["cuda"], strict=True):
+            torch.cuda.set_rng_state(saved, device)
+
+
+def _devices() -> list[int]:
+    """The GPUs this process may draw from: all, or its own if there are more processes, which own the others."""
+    return list(range(torch.cuda.device_count())) if world_size() == 1 else [torch.cuda.current_device()]
 
 
 @contextmanager

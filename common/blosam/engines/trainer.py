@@ -2,7 +2,8 @@
 
 BLO-SAM, section 3, with the order of operations of the first-order algorithm: one lower step, then one upper step at
 the stepped weights. Gradients are taken with ``torch.autograd.grad`` for one group at a time and never accumulate,
-so nothing can leak from one level or iteration into another.
+so nothing can leak from one level or iteration into another. Several processes average these gradients explicitly:
+``DistributedDataParallel`` would do that in ``backward`` alone.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ from monai.inferers import SimpleInferer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from blosam import processes, weightsio
 from blosam.errors import BlosamError
 
+from .distributed import ProcessLost, SharedFailure
 from .events import BilevelEvents
 from .hypergradient import MIXED_PRODUCTS, adamw_factors, hypergradient
 from .objective import Batch, Objective
@@ -123,7 +126,7 @@ class BilevelTrainer(Trainer):
         """Train to ``max_epochs``, from the restored state if a handler restored one.
 
         Raises:
-            BlosamError: when a loss or gradient is not finite.
+            BlosamError: when a loss or gradient is not finite, or (in one of several processes) another one failed.
             KeyboardInterrupt: on Ctrl-C, after the handlers of ``INTERRUPTED``.
         """
         for event, handler in (
@@ -134,8 +137,10 @@ class BilevelTrainer(Trainer):
             if not self.has_event_handler(handler, event):  # registered now = called after all other handlers
                 self.add_event_handler(event, handler)
         try:
-            Workflow.run(self)  # Trainer.run would make a CUDA scaler whatever the device
-        except KeyboardInterrupt:
+            with SharedFailure():
+                Workflow.run(self)  # Trainer.run would make a CUDA scaler whatever the device
+                processes.wait_for_all()  # until the main process has written the last file
+        except (KeyboardInterrupt, ProcessLost):
             self.fire_event(BilevelEvents.INTERRUPTED)
             raise
 
@@ -170,7 +175,7 @@ class BilevelTrainer(Trainer):
     def _joint_step(self, batch: Batch) -> None:
         loss = self.objective(batch, True)
         # One scaler: both groups come from one loss.
-        gradients = torch.autograd.grad(self.scalers[0].scale(loss), self.weights + self.prompts, allow_unused=True)
+        gradients = _gradients(self.scalers[0].scale(loss), self.weights + self.prompts)
         self._record("loss", loss)
         split = len(self.weights)
         self._apply(0, self.weights, gradients[:split], self.scalers[0], update=False)
@@ -180,7 +185,7 @@ class BilevelTrainer(Trainer):
     def _lower_step(self, batch: Batch) -> Gradients:
         """theta -> theta+ on D1; returns the gradient that was used."""
         loss = self.objective(batch, True)
-        gradients = torch.autograd.grad(self.scalers[0].scale(loss), self.weights, allow_unused=True)
+        gradients = _gradients(self.scalers[0].scale(loss), self.weights)
         self._record("loss", loss)  # reading it earlier would make a GPU wait before its backward pass
         self._apply(0, self.weights, gradients, self.scalers[0])
         self.fire_event(BilevelEvents.LOWER_COMPLETED)
@@ -189,7 +194,7 @@ class BilevelTrainer(Trainer):
     def _upper_step(self, batch: Batch) -> None:
         """p -> p+ on D2 at theta+, theta+ taken as constant."""
         loss = self.objective(batch, False)
-        gradients = torch.autograd.grad(self.scalers[1].scale(loss), self.prompts, allow_unused=True)
+        gradients = _gradients(self.scalers[1].scale(loss), self.prompts)
         self._record("d2_loss", loss)
         self._apply(1, self.prompts, gradients, self.scalers[1])
         self.fire_event(BilevelEvents.UPPER_COMPLETED)
@@ -201,7 +206,7 @@ class BilevelTrainer(Trainer):
         random_state = capture_rng()
         gradients = self._lower_step(d1)
         loss = self.objective(d2, False)
-        upper = torch.autograd.grad(loss, self.prompts + self.weights, allow_unused=True)
+        upper = _gradients(loss, self.prompts + self.weights)
         self._record("d2_loss", loss)
         split = len(self.prompts)
 
@@ -216,7 +221,8 @@ class BilevelTrainer(Trainer):
             lower_loss, before, self.prompts, direct=upper[:split], upstream=upper[split:], step_sizes=sizes,
             factors=factors, method=self.hypergradient,
         )  # fmt: skip
-        self._apply(1, self.prompts, total, self.scalers[1])
+        # Linear in the mixed product, of which every process has its own part.
+        self._apply(1, self.prompts, processes.averaged(total), self.scalers[1])
         self.fire_event(BilevelEvents.UPPER_COMPLETED)
 
     def _apply(
@@ -261,6 +267,22 @@ class BilevelTrainer(Trainer):
 
     def _restore(self, engine: Engine) -> None:
         self.fire_event(BilevelEvents.RESTORE)
+        if processes.world_size() > 1:
+            self._begin_together()
+
+    def _begin_together(self) -> None:
+        """Refuse machines with other files than the main one's, and begin with the same weights everywhere."""
+        processes.require_same("frozen weights with the digest", weightsio.frozen_sha256(self.network))
+        processes.copy_from_main(self.weights + self.prompts)
+        loader = self.data_loader
+        if hasattr(loader, "bank") and not self.joint:
+            processes.require_same("D1 and D2", [loader.bank.d1, loader.bank.d2])
+        size, count = getattr(loader, "batch_size", None), processes.world_size()
+        if size is not None and size < count:
+            logger.info(
+                "A batch has %d image(s) for %d processes: the encoding is divided, the steps are not faster. "
+                "A larger train#loader#batch_size divides them, but is another training.", size, count,
+            )  # fmt: skip
 
     def _prepare_epoch(self, engine: Engine) -> None:
         bank = getattr(self.data_loader, "bank", None)
@@ -307,6 +329,11 @@ def _laid_out_as(parameter: Tensor, gradient: Tensor) -> Tensor:
     if gradient.stride() == parameter.stride():
         return gradient
     return torch.empty_like(parameter).copy_(gradient)
+
+
+def _gradients(loss: Tensor, parameters: Sequence[Tensor]) -> Gradients:
+    """Of this process's loss; the same in all processes."""
+    return processes.averaged(torch.autograd.grad(loss, parameters, allow_unused=True))
 
 
 def _named(network: nn.Module, optimizer: Optimizer, role: str) -> tuple[tuple[nn.Parameter, ...], tuple[str, ...]]:

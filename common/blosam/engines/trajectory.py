@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from ignite.engine import Engine, Events
 
+from blosam import processes
 from blosam.atomicio import atomic_write
 
 from .events import BilevelEvents
@@ -21,7 +22,7 @@ class PromptTrajectory:
     """Write the prompt embedding at the start and after each epoch to an ``.npz`` file.
 
     The file holds ``iterations`` (T integers) and ``prompt`` (T x P, the prompt flattened). A resumed run first
-    drops the rows it is about to produce again.
+    drops the rows it is about to produce again. Of several processes, the main one keeps it.
 
     Args:
         path: the file, usually ``prompt.npz``.
@@ -35,6 +36,8 @@ class PromptTrajectory:
 
     def attach(self, engine: Engine) -> None:
         """Register with a ``BilevelTrainer``."""
+        if not processes.is_main():
+            return
         engine.add_event_handler(Events.STARTED, self.reset)
         engine.add_event_handler(Events.EPOCH_STARTED, self.begin)
         engine.add_event_handler(BilevelEvents.EPOCH_VALIDATED, self.append)

@@ -15,8 +15,10 @@ import numpy as np
 import torch
 from monai.handlers import IgniteMetricHandler, from_engine
 from monai.metrics import DiceMetric
-from monai.metrics.utils import get_mask_edges, get_surface_distance
+from monai.metrics.utils import do_metric_reduction, get_mask_edges, get_surface_distance
 
+from blosam import processes
+from blosam.engines.distributed import is_padding
 from blosam.errors import BlosamError
 
 SURFACE_TOLERANCE = 2.0
@@ -104,7 +106,8 @@ class NativeDice(IgniteMetricHandler):
     into empty images is not punished. Here both empty counts 1 and one empty counts 0, as in `image_metrics`.
     The engine's output must hold argmaxed predictions and labels, 1 x W x H (or 1 x H x W) class indices
     each, of any size, as decollated lists; the value per image and class is kept in
-    ``engine.state.metric_details``.
+    ``engine.state.metric_details``. Several processes that share the images by ``ShardSampler`` all get the value of
+    the whole set.
     """
 
     def __init__(self, num_classes: int, keys: Sequence[str] = ("pred", "label"), save_details: bool = True) -> None:
@@ -126,3 +129,26 @@ class NativeDice(IgniteMetricHandler):
             output_transform=from_engine(list(keys)),
             save_details=save_details,
         )
+
+    def reset(self) -> None:
+        """Forget all images."""
+        super().reset()
+        self._own: list[torch.Tensor] = []
+
+    def update(self, output: Sequence[torch.Tensor]) -> None:
+        """Measure the images of one batch."""
+        if processes.world_size() == 1:
+            super().update(output)
+        elif not is_padding(self._engine):
+            pred, label = output
+            self._own.extend(self.metric_fn(pred, label).cpu())
+
+    def compute(self) -> float:
+        """Mean over all images; of several processes, over the images of all, in the order of the data set."""
+        if processes.world_size() == 1:
+            return super().compute()
+        # MONAI's own gathering would wait forever for a process that has no image.
+        scores = torch.stack(processes.interleaved(processes.gathered(self._own)))
+        if self.save_details:
+            self._engine.state.metric_details[self._name] = scores
+        return float(do_metric_reduction(scores, "mean")[0])

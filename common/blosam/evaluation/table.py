@@ -15,12 +15,13 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed
 from ignite.engine import Engine, Events
 from PIL import Image
 
 import blosam
+from blosam import processes
 from blosam.atomicio import atomic_write
+from blosam.engines.distributed import is_padding
 from blosam.errors import BlosamError
 from blosam.evaluation.metrics import SURFACE_TOLERANCE, image_metrics
 from blosam.evaluation.names import safe_file_name, unique_names
@@ -82,6 +83,8 @@ class PerImageTable:
         Raises:
             BlosamError: prediction and label of an image differ in shape; the message names the image.
         """
+        if is_padding(engine):
+            return
         for item in engine.state.output:
             pred, label, image = item["pred"], item["label"], item["image"]
             meta = getattr(image, "meta", {})
@@ -99,8 +102,8 @@ class PerImageTable:
     def _write_overlay(self, source: str, image: torch.Tensor, pred: np.ndarray, truth: np.ndarray) -> Path:
         picture = native_image(_array(image), truth.shape)
         drawn = draw_overlay(picture, truth, pred, class_names={v: k for k, v in self.classes.items()})
-        rank = f"r{_rank()}_" if _world_size() > 1 else ""
-        name = f"{rank}{len(self._measured) + 1:03d}_{safe_file_name(unique_names([source])[0])}.png"
+        number = len(self._measured) * processes.world_size() + processes.rank() + 1  # as one process would count
+        name = f"{number:03d}_{safe_file_name(unique_names([source])[0])}.png"
         path = self.output_dir / "overlays" / name
         with atomic_write(path) as file:
             file.write(encode_png(drawn))
@@ -108,13 +111,13 @@ class PerImageTable:
 
     def completed(self, engine: Engine) -> None:
         """Write the table (the first process alone, when there are several) and put it into the state."""
-        measured = _gather(self._measured)
+        measured = processes.interleaved(processes.gathered(self._measured))
         names = unique_names([path for path, _, _ in measured])
         rows = [{"image": name, **row} for name, (_, group, _) in zip(names, measured, strict=True) for row in group]
         summary = {**summarise(rows), "versions": versions()}
         overlays = {name: str(file) for name, (_, _, file) in zip(names, measured, strict=True) if file is not None}
         engine.state.table = {"rows": rows, "summary": summary, "overlays": overlays}
-        if _rank() == 0:
+        if processes.is_main():
             write_rows(self.output_dir / "metrics.csv", rows)
             with atomic_write(self.output_dir / "summary.json", "w") as file:
                 file.write(json.dumps(summary, indent=2) + "\n")
@@ -277,21 +280,3 @@ def _spacing(meta: Mapping[str, Any]) -> tuple[float, float] | None:
     if len(numbers) < 2 or not all(math.isfinite(v) and v > 0 for v in numbers[:2]):
         return None
     return numbers[0], numbers[1]
-
-
-def _world_size() -> int:
-    ready = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return torch.distributed.get_world_size() if ready else 1
-
-
-def _rank() -> int:
-    return torch.distributed.get_rank() if _world_size() > 1 else 0
-
-
-def _gather(measured: list[tuple[str, list[Row], Path | None]]) -> list[tuple[str, list[Row], Path | None]]:
-    """The images of all processes; a sampler pads the shards with repeated images, which count once."""
-    if _world_size() == 1:
-        return measured
-    shards: list[Any] = [None] * _world_size()
-    torch.distributed.all_gather_object(shards, measured)
-    return sorted({entry[0]: entry for shard in shards for entry in shard}.values(), key=lambda entry: entry[0])
