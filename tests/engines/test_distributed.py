@@ -87,6 +87,7 @@ def alone() -> dict[str, dict]:
     return {name: worker.train(**options) for name, options in worker.TRAININGS.items() if name != "auto views"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 3])
 @pytest.mark.parametrize("name", [name for name in worker.TRAININGS if name != "auto views"])
 def test_the_result_does_not_depend_on_the_number_of_processes(together, alone, name, count):
@@ -101,6 +102,7 @@ def test_the_result_does_not_depend_on_the_number_of_processes(together, alone, 
     assert torch.allclose(ranks[0]["weights"][-1], one["weights"][-1], atol=tolerance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 3])
 def test_every_process_holds_the_bank_that_one_would_make(together, alone, count):
     for result in together[count]:
@@ -108,6 +110,7 @@ def test_every_process_holds_the_bank_that_one_would_make(together, alone, count
             assert torch.equal(result["uneven batches"][key], alone["uneven batches"][key])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 3])
 def test_the_main_process_decides_how_many_views(together, count):
     views = {result["auto views"]["num_views"] for result in together[count]}
@@ -126,6 +129,7 @@ def numpy_loss(weight: np.ndarray, logits: np.ndarray, target: np.ndarray) -> fl
     return 0.2 * entropy + 0.8 * (1 - dice).mean()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 3])
 def test_loss_and_its_derivatives_are_those_of_the_whole_batch_by_brute_force(together, count):
     direction, step = np.array([1.0, 2.0]), 1e-4
@@ -148,6 +152,7 @@ def test_loss_and_its_derivatives_are_those_of_the_whole_batch_by_brute_force(to
         assert found["second"].numpy() == pytest.approx(second, abs=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 3])
 def test_a_resumed_run_equals_an_undisturbed_one_bit_for_bit(together, count):
     for result in together[count]:
@@ -155,6 +160,7 @@ def test_a_resumed_run_equals_an_undisturbed_one_bit_for_bit(together, count):
         assert all(torch.equal(a, b) for a, b in pairs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 3])
 @pytest.mark.parametrize("images", [5, 2])
 def test_every_image_is_measured_once_even_where_a_process_has_none(together, tmp_path, count, images):
@@ -167,6 +173,7 @@ def test_every_image_is_measured_once_even_where_a_process_has_none(together, tm
         assert found["rows"] == one["rows"]
 
 
+@pytest.mark.slow
 def test_the_main_process_alone_writes(together, tmp_path_factory):
     for folder in tmp_path_factory.getbasetemp().glob("team3*"):
         names = sorted(path.name for path in folder.rglob("*.*"))
@@ -178,12 +185,14 @@ def test_the_main_process_alone_writes(together, tmp_path_factory):
             assert iterations == [str(number + 1) for number in range(len(iterations))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 3])
 def test_other_images_in_one_process_are_refused_everywhere(together, count):
     errors = {result["differ"].get("error") for result in together[count]}
     assert len(errors) == 1 and "process 1" in errors.pop()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "message"),
     [
