@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
-import os
+import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -34,51 +33,37 @@ def _worker():
 worker = _worker()
 
 
-class Team:
-    """Processes as torchrun starts them, with the store they meet at in this process, as torchrun's agent has it."""
+@pytest.fixture(scope="module")
+def teams(tmp_path_factory) -> dict[str, Path]:
+    """Folders in which teams of processes have left their results, outputs and exit codes."""
+    jobs = [(f"team of {count}", count, 120, [*worker.TRAININGS, *SCENARIOS]) for count in (2, 3)]
+    jobs += [(how, 2, 5 if how == "second hangs" else 120, [how]) for how in worker.FAILURES]
+    plans, folders, stores = [], {}, []
+    for name, count, timeout, scenarios in jobs:
+        # The teams meet at a store in this process, as torchrun's agent keeps one: it outlives each of them.
+        stores.append(dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False))
+        folders[name] = tmp_path_factory.mktemp(name.replace(" ", "-"))
+        plans.append({"folder": str(folders[name]), "count": count, "port": stores[-1].port, "timeout": timeout,
+                      "scenarios": scenarios})  # fmt: skip
+    subprocess.run([sys.executable, str(WORKER), json.dumps(plans)], check=True, timeout=500)
+    return folders
 
-    def __init__(self, count: int, folder: Path, names: list[str], timeout: int = 60) -> None:
-        self.store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(self.store.port), "WORLD_SIZE": str(count)}
-        own = {"TORCHELASTIC_USE_AGENT_STORE": "True", "OMP_NUM_THREADS": "1", "TEST_TIMEOUT": str(timeout)}
-        # Into files: nobody reads a pipe while another process is waited for, and a full one stops its writer.
-        self.outputs = [folder / f"output{number}.txt" for number in range(count)]
-        self.processes = []
-        for number, output in enumerate(self.outputs):
-            with output.open("w") as file:
-                environment = {**os.environ, **address, **own, "RANK": str(number), "LOCAL_RANK": str(number)}
-                command = [sys.executable, str(WORKER), str(folder), *names]
-                self.processes.append(subprocess.Popen(command, env=environment, stdout=file, stderr=file))
 
-    def finish(self) -> list[tuple[int, str]]:
-        """Exit code and output of each."""
-        try:
-            codes = [process.wait(240) for process in self.processes]
-        finally:
-            self.stop()
-        return [(code, output.read_text()) for code, output in zip(codes, self.outputs, strict=True)]
-
-    def stop(self) -> None:
-        for process in self.processes:
-            process.kill()
-            process.wait()
+def outcome(folder: Path) -> list[tuple[int, str]]:
+    """Exit code and output of every process of a team."""
+    codes = json.loads((folder / "codes.json").read_text())
+    return [(code, (folder / f"output{number}.txt").read_text()) for number, code in enumerate(codes)]
 
 
 @pytest.fixture(scope="module")
-def together(tmp_path_factory) -> dict[int, list[dict]]:
-    """What every process of a team of two and of three found; both teams work at once, to save time."""
-    folders = {count: tmp_path_factory.mktemp(f"team{count}") for count in (2, 3)}
-    teams = {count: Team(count, folder, [*worker.TRAININGS, *SCENARIOS]) for count, folder in folders.items()}
+def together(teams) -> dict[int, list[dict]]:
+    """What every process of a team of two and of three found."""
     results = {}
-    try:
-        outcomes = {count: team.finish() for count, team in teams.items()}
-    finally:
-        for team in teams.values():
-            team.stop()
-    for count, outcome in outcomes.items():
-        for code, text in outcome:
+    for count in (2, 3):
+        folder = teams[f"team of {count}"]
+        for code, text in outcome(folder):
             assert code == 0, text[-3000:]
-        results[count] = [torch.load(folders[count] / f"rank{k}.pt", weights_only=False) for k in range(count)]
+        results[count] = [torch.load(folder / f"rank{k}.pt", weights_only=False) for k in range(count)]
     return results
 
 
@@ -174,15 +159,19 @@ def test_every_image_is_measured_once_even_where_a_process_has_none(together, tm
 
 
 @pytest.mark.slow
-def test_the_main_process_alone_writes(together, tmp_path_factory):
-    for folder in tmp_path_factory.getbasetemp().glob("team3*"):
-        names = sorted(path.name for path in folder.rglob("*.*"))
-        assert [n for n in names if n.startswith("overlay") or n.startswith("00")] != []
-        assert names.count("metrics.csv") == 2 and names.count("last.pt") == 2 and names.count("model.pt") == 2
-        assert not [name for name in names if ".tmp" in name]
-        for history in folder.rglob("history.csv"):
-            iterations = [row.split(",")[0] for row in history.read_text().splitlines()[1:]]
-            assert iterations == [str(number + 1) for number in range(len(iterations))]
+def test_the_main_process_alone_writes(together, teams):
+    folder = teams["team of 3"]
+    names = sorted(path.name for path in folder.rglob("*.*"))
+    assert [names.count(name) for name in ("metrics.csv", "last.pt", "model.pt", "history.csv")] == [2, 2, 2, 2]
+    assert not [name for name in names if ".tmp" in name or "probe" in name]
+    overlays = sorted(path.name[:3] for path in (folder / "table5" / "overlays").iterdir())
+    assert overlays == ["001", "002", "003", "004", "005"]
+    for history in folder.rglob("history.csv"):
+        iterations = [row.split(",")[0] for row in history.read_text().splitlines()[1:]]
+        assert iterations == [str(number + 1) for number in range(len(iterations))]
+    (first, *others) = [(folder / f"output{number}.txt").read_text() for number in range(3)]
+    assert "Encoded 7 images" in first and "Resumed from" in first
+    assert all("INFO" not in other for other in others)
 
 
 @pytest.mark.slow
@@ -202,22 +191,12 @@ def test_other_images_in_one_process_are_refused_everywhere(together, count):
         ("second hangs", "process 0 of 2 has lost another one"),
     ],
 )
-def test_when_one_process_fails_all_end_and_say_why(tmp_path, how, message):
-    started = time.monotonic()
-    team = Team(2, tmp_path, [how], timeout=3 if how == "second hangs" else 60)
-    if how == "second hangs":
-        try:
-            outcomes = [(team.processes[0].wait(60), team.outputs[0].read_text())]
-        finally:
-            team.stop()
-    else:
-        outcomes = team.finish()
+def test_when_one_process_fails_all_end_and_say_why(teams, how, message):
+    outcomes = outcome(teams[how])
     assert all(code != 0 for code, _ in outcomes)
-    assert time.monotonic() - started < 60
-    survivor = outcomes[1 if how == "first raises" else 0][1]
-    assert message in survivor
+    assert message in outcomes[1 if how == "first raises" else 0][1]
     if how == "second raises":  # the main process has kept the last complete epoch, although it writes every fifth
-        assert torch.load(tmp_path / "last.pt", weights_only=True)["engine"]["epoch"] == 1
+        assert torch.load(teams[how] / "last.pt", weights_only=True)["engine"]["epoch"] == 1
 
 
 def test_one_process_is_no_team(monkeypatch):

@@ -6,11 +6,13 @@ python worker.py FOLDER SCENARIO ...      with RANK, WORLD_SIZE, MASTER_ADDR and
 from __future__ import annotations
 
 import importlib.util
+import json
 import logging
 import os
 import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import torch
@@ -56,6 +58,8 @@ TRAININGS = {
     "float16": {"batch_size": 3, "amp": True, "amp_dtype": "float16"},
     "auto views": {"batch_size": 2, "num_views": "auto", "epochs": 1},
 }
+
+FAILURES = ("first raises", "second raises", "second killed", "second hangs")
 
 
 def make_trainer(handlers=(), images=7, epochs=3, num_views=3, batch_size=1, joint=False, swap_roles=False, iou=0.0,
@@ -190,15 +194,47 @@ def play(name: str, folder: Path) -> dict:
     return {"resume": lambda: resume(folder), "loss": loss, "differ": differ}[name]()
 
 
+def member(team: dict, number: int) -> None:
+    """One process of a team, as torchrun would have started it; does not return."""
+    folder = Path(team["folder"])
+    output = os.open(folder / f"output{number}.txt", os.O_WRONLY | os.O_CREAT)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.environ |= {"RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": str(team["count"])}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(team["port"]), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    code = 1
+    try:
+        join("cpu", timeout=team["timeout"])
+        if team["scenarios"][0] in FAILURES:
+            fail(team["scenarios"][0], folder)
+        torch.save({name: play(name, folder) for name in team["scenarios"]}, folder / f"rank{number}.pt")
+        leave()
+        code = 0
+    finally:
+        if code:
+            traceback.print_exc()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
 def main() -> None:
-    folder, names = Path(sys.argv[1]), sys.argv[2:]
+    """Run the teams one after another; the exit codes of each go to its ``codes.json``."""
     logging.basicConfig(level=logging.INFO)
-    join("cpu", timeout=float(os.environ.get("TEST_TIMEOUT", 60)))
-    if names[0].startswith(("first", "second")) and names[0] not in TRAININGS:
-        fail(names[0], folder)
-    else:
-        torch.save({name: play(name, folder) for name in names}, folder / f"rank{processes.rank()}.pt")
-    leave()
+    for team in json.loads(sys.argv[1]):
+        children = []
+        for number in range(team["count"]):
+            child = os.fork()
+            if child == 0:
+                member(team, number)
+            children.append(child)
+        hanging = children[1:] if team["scenarios"] == ["second hangs"] else []
+        codes = []
+        for child in children:
+            if child in hanging:
+                os.kill(child, signal.SIGKILL)
+            codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        (Path(team["folder"]) / "codes.json").write_text(json.dumps(codes))
 
 
 if __name__ == "__main__":
