@@ -40,7 +40,8 @@ def predicted(bundle: Path, images: Sequence[Path], out: Path) -> list[np.ndarra
     names = []
     for image, record in zip(images, json.loads((out / "run.json").read_text())["inputs"], strict=True):
         names.append(record["outputs"]["nifti"][0].replace("{stem}", re.sub(r"\..*", "", image.name)))
-    return [np.asarray(nibabel.load(out / name).dataobj)[..., 0].T for name in names]
+    volumes = [np.asarray(nibabel.load(out / name).dataobj) for name in names]
+    return [volume.reshape(volume.shape[:2]).T for volume in volumes]  # a third axis only where the source has one
 
 
 def bundle_copy(to: Path) -> Bundle:
