@@ -147,7 +147,7 @@ def test_dripping_server_runs_into_the_limit_of_the_whole(small_archive, session
     small_archive.add(*radiographs(1))
     small_archive.faults = [fault("GET", drip=0.05, times=9)]
     start = time.monotonic()
-    with pytest.raises(Unreachable, match="takes too long"):
+    with pytest.raises(Unreachable, match="takes too long|no answer in time"):
         session(read_timeout=0.08, retries=0).get(small_archive.url + "/studies")
     assert time.monotonic() - start < 6  # the whole answer takes 20 s
 

@@ -7,7 +7,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -127,7 +127,7 @@ class Reader:
             start = time.perf_counter()
 
     def _in_threads(self, items: list[Item], workers: int, ahead: int) -> Iterator[Step]:
-        waiting: queue.Queue[Step | Future] = queue.Queue(max(ahead, 1))
+        waiting: queue.Queue[Step] = queue.Queue(max(ahead, 1))
         stopped = threading.Event()
         left = iter(items)
         lock = threading.Lock()
@@ -143,22 +143,22 @@ class Reader:
                         return
 
         with ThreadPoolExecutor(workers, thread_name_prefix="blosam-read") as pool:
-            for _ in range(workers):
-                pool.submit(work).add_done_callback(lambda future: _put(waiting, future, stopped))
+            threads = [pool.submit(work) for _ in range(workers)]
             try:
-                running = workers
-                while running:
-                    step = waiting.get()
-                    if isinstance(step, Future):
-                        step.result()  # raises what a thread did not expect
-                        running -= 1
-                    else:
-                        yield step
+                # Asked in this order: a thread puts its last step before it is done.
+                while not (all(thread.done() for thread in threads) and waiting.empty()):
+                    with suppress(queue.Empty):
+                        yield waiting.get(timeout=_PAUSE)
+                    if any(thread.done() and thread.exception() for thread in threads):
+                        break
+                for thread in threads:
+                    if thread.done():
+                        thread.result()  # raises what a thread did not expect
             finally:
                 stopped.set()
 
 
-def _put(waiting: queue.Queue, step: Step | Future, stopped: threading.Event) -> bool:
+def _put(waiting: queue.Queue, step: Step, stopped: threading.Event) -> bool:
     """Wait for a place in the queue; False when the run was stopped."""
     while not stopped.is_set():
         with suppress(queue.Full):

@@ -13,6 +13,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -208,7 +209,9 @@ class RunFolder:
     def close(self) -> None:
         """Close the journal; it stays for the next run."""
         if self._journal is not None:
-            self._journal.close()
+            # Every line was flushed, and refused if it could not be: a full disk has been reported by now.
+            with suppress(OSError):
+                self._journal.close()
             self._journal = None
 
     def remove_journals(self) -> None:
