@@ -21,6 +21,7 @@ from typing import IO, Any
 
 from blosam import __version__
 from blosam.atomicio import atomic_write
+from blosam.errors import BlosamError
 
 Record = dict[str, Any]
 FORMAT = 1
@@ -152,9 +153,14 @@ class RunFolder:
         if self._journal is None:
             raise RuntimeError("start() was not called")
         line = json.dumps({"key": self.key, **content}) + "\n"
-        with self._lock:  # reading threads note what will be written, too
-            self._journal.write(line)
-            self._journal.flush()
+        try:
+            with self._lock:  # reading threads note what will be written, too
+                self._journal.write(line)
+                self._journal.flush()
+        except OSError as error:
+            raise BlosamError(
+                f"cannot write the journal of run.json ({error.strerror}). Free space, or give another --out."
+            ) from error
 
     def _journalled(self, written: set[tuple[str, str]]) -> list[Record]:
         """Finished inputs in all journals with our key; adds noted file names to ``written``."""
