@@ -106,6 +106,14 @@ def test_jpeg_masks_of_zero_and_one_are_refused(tmp_path, mask):
         label(tmp_path / "m.jpg")
 
 
+def test_jpeg_masks_with_areas_of_a_third_tone_are_refused_instead_of_thrown_together(tmp_path):
+    classes = np.zeros((60, 60), np.uint8)
+    classes[5:25, 5:50], classes[30:55, 10:40] = 100, 200
+    Image.fromarray(classes).save(tmp_path / "m.jpg", quality=90)
+    with pytest.raises(BlosamError, match="grey areas"):
+        label(tmp_path / "m.jpg")
+
+
 def test_empty_and_full_masks(tmp_path):
     for value, expected in ((0, 0), (1, 1), (255, 1)):
         Image.fromarray(np.full((8, 6), value, np.uint8)).save(tmp_path / "m.png")

@@ -130,6 +130,10 @@ def test_errors_reach_the_client_and_the_server_lives_on(server, images, tmp_pat
     message = client.refused("save_label", "chest_00000", str(small))
     assert "30 x 20 pixels" in message and "160" in message
     assert "no such image" in client.refused("save_label", "nothing", str(small))
+    placed = nibabel.load(images["chest_00010"])
+    mirrored = nibabel.Nifti1Image(np.ones(placed.shape, np.uint8), placed.affine @ np.diag([-1, 1, 1, 1]))
+    nibabel.save(mirrored, tmp_path / "mirrored.nii.gz")
+    assert "elsewhere in space" in client.refused("save_label", "chest_00010", str(tmp_path / "mirrored.nii.gz"))
     small.write_bytes(b"no image")
     assert "label of chest_00000" in client.refused("save_label", "chest_00000", str(small))
 

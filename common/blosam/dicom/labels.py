@@ -6,6 +6,7 @@ import logging
 import os
 
 import numpy as np
+from scipy import ndimage
 
 from blosam.dicom.picture import Picture
 from blosam.errors import BlosamError
@@ -13,7 +14,9 @@ from blosam.errors import BlosamError
 logger = logging.getLogger(__name__)
 
 JPEG_THRESHOLD = 127
-_JPEG_COLOUR_TOLERANCE = 8  # equal channels differ by a few values after JPEG's colour conversion
+JPEG_COLOUR_TOLERANCE = 8  # equal channels differ by a few values after JPEG's colour conversion
+_EVEN = 24  # values that differ less are one tone
+_AREA = 64  # pixels
 _LISTED = 8
 _warned: set[str] = set()
 
@@ -55,7 +58,7 @@ def _single_channel(path: str | os.PathLike, picture: Picture) -> np.ndarray:
     if values.ndim == 2:
         return values
     spread = int((values.max(axis=-1).astype(int) - values.min(axis=-1)).max())
-    if spread > (_JPEG_COLOUR_TOLERANCE if picture.lossy else 0):
+    if spread > (JPEG_COLOUR_TOLERANCE if picture.lossy else 0):
         raise BlosamError(
             f"{path}: the mask is in colour, its channels differ by up to {spread}. Save it as a grey image."
         )
@@ -69,7 +72,24 @@ def _threshold(path: str | os.PathLike, values: np.ndarray, num_classes: int | N
     highest = int(values.max())
     if 0 < highest <= JPEG_THRESHOLD // 2 and num_classes is not None:
         raise BlosamError(f"{path}: the JPEG mask only reaches {highest}, not 255. Save it as PNG with 0 and 255.")
+    if num_classes is not None and has_grey_areas(values):
+        raise BlosamError(
+            f"{path}: the mask has grey areas, and JPEG keeps only black and white exact enough. Save it as PNG."
+        )
     if not np.isin(values, (0, 255)).all() and str(path) not in _warned:
         _warned.add(str(path))
         logger.warning("%s: JPEG mask, thresholded at %d; PNG keeps masks exact.", path, JPEG_THRESHOLD)
     return (values > JPEG_THRESHOLD).astype(np.uint8)
+
+
+def has_grey_areas(values: np.ndarray) -> bool:
+    """Whether a lossy mask has even areas of a third tone: classes, which a threshold would throw together.
+
+    Args:
+        values: of a mask after lossy compression, 0..255, two axes.
+    """
+    values = values.astype(np.int16)
+    even = ndimage.maximum_filter(values, 3) - ndimage.minimum_filter(values, 3) <= _EVEN
+    third = (values > _EVEN) & (values < 255 - _EVEN)
+    faint = 0 < int(values.max()) <= _EVEN  # classes 1, 2, ... drown in the loss
+    return faint or int((even & third).sum()) > _AREA

@@ -12,6 +12,7 @@ from monailabel.datastore.local import LocalDatastore
 
 from blosam.dicom import ClinicalReader
 from blosam.errors import BlosamError
+from blosam.prepare.place import affine_of, same_place
 
 
 class CheckedDatastore(LocalDatastore):
@@ -62,7 +63,7 @@ def _readable(label: Path, folder: Path) -> Path:
 
 
 def _check(image_id: str, image: Path, label: Path) -> None:
-    """Raise a :class:`BlosamError` unless the label can be read and has the size of its image."""
+    """Raise a :class:`BlosamError` unless the label can be read and lies on the grid of its image."""
     try:
         _, meta = ClinicalReader(mode="label", num_classes=None).get_data(str(label))
     except BlosamError as error:  # the path is one of the server's own
@@ -73,6 +74,11 @@ def _check(image_id: str, image: Path, label: Path) -> None:
         raise BlosamError(
             f"label of {image_id}: {size[0]} x {size[1]} pixels (columns x rows), but the image has "
             f"{wanted[0]} x {wanted[1]}. Draw the label on this image."
+        )
+    if not same_place(affine_of(image), affine_of(label), (wanted[1], wanted[0])):
+        raise BlosamError(
+            f"label of {image_id}: it lies elsewhere in space than the image, mirrored or shifted. Draw the label on "
+            "this image."
         )
 
 

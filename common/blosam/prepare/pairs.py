@@ -7,9 +7,9 @@ import re
 from pathlib import Path
 
 import numpy as np
-from scipy import ndimage
 
 from blosam.data.datalist import file_stem, is_image
+from blosam.dicom.labels import JPEG_COLOUR_TOLERANCE, JPEG_THRESHOLD, has_grey_areas
 from blosam.dicom.picture import Picture
 from blosam.dicom.reader import decode
 from blosam.errors import BlosamError
@@ -24,10 +24,6 @@ MASK_FOLDERS = (
 )  # fmt: skip
 # What people put behind a name to say that the file is its mask.
 MASK_ENDING = re.compile(r"[ _.-](mask|masks|seg|segmentation|label|labels|labelled|gt|pseudo)$", re.IGNORECASE)
-_JPEG_THRESHOLD = 127
-_JPEG_EVEN = 24  # values that differ less are one tone
-_JPEG_AREA = 64  # pixels
-_JPEG_TOLERANCE = 8  # equal channels differ by a few values after colour conversion
 CHANNEL_ENDING = re.compile(r"_0000$")  # nnU-Net numbers the channels of its images
 
 
@@ -124,25 +120,16 @@ def _grey(path: Path) -> tuple[np.ndarray, Picture]:
     picture = decode(path, label=True)
     values = np.swapaxes(picture.values, 0, 1)
     if values.ndim == 3:
-        if int(np.ptp(values.astype(int), axis=-1).max()) > (_JPEG_TOLERANCE if picture.lossy else 0):
+        if int(np.ptp(values.astype(int), axis=-1).max()) > (JPEG_COLOUR_TOLERANCE if picture.lossy else 0):
             raise BlosamError(f"{path}: the mask is in colour. Save one grey value per class.")
         values = values[..., 0]
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise BlosamError(f"{path}: the mask holds NaN or infinite values. Save whole numbers, one per class.")
-    if picture.lossy and _has_grey_areas(values):
+    if picture.lossy and has_grey_areas(values):
         raise BlosamError(
             f"{path}: the mask has grey areas, and JPEG keeps only black and white exact enough. Save it as PNG."
         )
-    return (np.where(values > _JPEG_THRESHOLD, 255, 0) if picture.lossy else values), picture
-
-
-def _has_grey_areas(values: np.ndarray) -> bool:
-    """Whether a lossy mask has even areas of a third tone: classes, which a threshold would throw together."""
-    values = values.astype(np.int16)
-    even = ndimage.maximum_filter(values, 3) - ndimage.minimum_filter(values, 3) <= _JPEG_EVEN
-    third = (values > _JPEG_EVEN) & (values < 255 - _JPEG_EVEN)
-    faint = 0 < int(values.max()) <= _JPEG_EVEN  # classes 1, 2, ... drown in the loss
-    return faint or int((even & third).sum()) > _JPEG_AREA
+    return (np.where(values > JPEG_THRESHOLD, 255, 0) if picture.lossy else values), picture
 
 
 def _folder(source: Path, names: tuple[str, ...]) -> Path | None:
