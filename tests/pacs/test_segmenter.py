@@ -24,6 +24,14 @@ def test_one_seg_per_image_and_one_report(predictor, radiographs, tmp_path):
         assert np.array_equal(seg.pixel_array.reshape(expected.shape), expected)
 
 
+@pytest.mark.parametrize(("least", "marked"), [(None, False), (0.0, False), (1.0, True)])
+def test_results_below_the_least_confidence_are_marked(bundle, radiographs, tmp_path, least, marked):
+    judging = Predictor(bundle, confidence="none" if least is None else "views")
+    outcome = BundleSegmenter(judging, "lung", min_confidence=least)(radiographs(1), tmp_path)
+    for path in outcome.files:
+        assert ("needs review" in pydicom.dcmread(path).SeriesDescription) is marked
+
+
 def test_unsuitable_broken_and_multi_frame_images(predictor, radiographs, tmp_path):
     good, lateral, broken, film = radiographs(4, one_study=True)
     for path, key, value in ((lateral, "ViewPosition", "LL"), (film, "NumberOfFrames", 3)):

@@ -34,6 +34,7 @@ Limit = Annotated[int, typer.Option(min=0, help="At most so many studies; 0 = al
 Store = Annotated[str, typer.Option(help="Any of seg, seg-fractional, sr; comma-separated.")]
 Again = Annotated[bool, typer.Option(help="Segment and store again what was done before.")]
 Force = Annotated[bool, typer.Option(help="Segment images that the bundle was not made for.")]
+LeastConfidence = Annotated[float | None, typer.Option(min=0.0, max=1.0, help='Mark results below "needs review".')]
 DryRun = Annotated[bool, typer.Option(help="Show what would be done; retrieve and store nothing.")]
 Poll = Annotated[float, typer.Option("--watch", min=0, help="Poll for new studies every so many seconds; 0 = once.")]
 StablePolls = Annotated[int, typer.Option(min=0, help="Take a study when it has not grown for so many polls.")]
@@ -62,6 +63,7 @@ def pacs(
     store: Store = "seg,sr",
     again: Again = False,
     force: Force = False,
+    min_confidence: LeastConfidence = None,
     dry_run: DryRun = False,
     watch: Poll = 0,
     stable_polls: StablePolls = 2,
@@ -101,7 +103,9 @@ def pacs(
     selection = Selection(tuple(study), modalities, date, since, accession, everything, limit)
     selection.check()
     with _quiet(), _stopped_by_signals(bool(watch)):
-        with _prepared(access, bundle, kinds, modalities, state, out, again, force, device, dry_run, watch) as pipeline:
+        with _prepared(
+            access, bundle, kinds, modalities, state, out, again, force, device, dry_run, watch, min_confidence
+        ) as pipeline:
             selection = replace(selection, modalities=pipeline.modalities)
             name = (lambda uid: uid) if keep_uids else (lambda uid: pipeline.journal.hashed(uid)[:12])
             if watch:
@@ -125,6 +129,7 @@ def _prepared(
     device: str,
     dry_run: bool,
     watch: float,
+    min_confidence: float | None,
 ) -> Iterator[Pipeline]:
     """Archive, journal and bundle, ready to go; temporary images of this and of killed runs are removed."""
     from blosam.commands.predict import choose_device
@@ -147,9 +152,10 @@ def _prepared(
     else:
         from blosam.pacs.segmenter import BundleSegmenter
 
-        predictor = Predictor(bundle, device=choose_device(device))
+        judged = "none" if min_confidence is None else "auto"
+        predictor = Predictor(bundle, device=choose_device(device), confidence=judged)
         metadata, sha256 = predictor.metadata, predictor.sha256
-        segment = BundleSegmenter(predictor, "", kinds, force)
+        segment = BundleSegmenter(predictor, "", kinds, force, min_confidence)
     modalities = modalities or tuple((metadata.get("accepted_images") or {}).get("modalities") or ())
     folder = state or default_state()
     with Journal(folder, access.url, sha256, hasher(folder)) as journal:

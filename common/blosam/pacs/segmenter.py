@@ -19,6 +19,7 @@ from blosam.predictor import Predictor
 
 from .pipeline import Segmented
 
+_REVIEW = "needs review"
 _UID = re.compile(r"(?<![\w.])[0-2](?:\.\d+){4,}")
 
 
@@ -30,10 +31,19 @@ class BundleSegmenter:
         name: of the bundle, as results say it.
         kinds: what to write, among ``blosam.pacs.pipeline.KINDS``.
         force: segment images, too, that the bundle was not made for.
+        min_confidence: results below it are marked "needs review"; None marks none. The predictor must judge its masks.
     """
 
-    def __init__(self, predictor: Predictor, name: str, kinds: Sequence[str] = ("seg", "sr"), force: bool = False):
+    def __init__(
+        self,
+        predictor: Predictor,
+        name: str,
+        kinds: Sequence[str] = ("seg", "sr"),
+        force: bool = False,
+        min_confidence: float | None = None,
+    ) -> None:
         self.predictor, self.kinds, self.force = predictor, tuple(kinds), force
+        self.min_confidence = min_confidence
         self.codes = segment_codes(predictor.metadata, predictor.labels)
         self.algorithm = Algorithm.from_metadata(predictor.metadata, name, predictor.sha256)
 
@@ -58,23 +68,31 @@ class BundleSegmenter:
             measured.append(found)
         if "sr" in self.kinds and measured:
             outcome.files.append(out / "report.sr.dcm")
-            write_dicom(measurement_report(measured, self.codes, self.algorithm), outcome.files[-1])
+            mark = _REVIEW if any(found.needs_review for found in measured) else ""
+            report = measurement_report(measured, self.codes, self.algorithm, description=mark)
+            write_dicom(report, outcome.files[-1])
         return outcome
 
     def _segment(self, path: Path, header: pydicom.Dataset, base: Path) -> tuple[list[Path], Measured]:
         """The files written for one image, and what the report needs of it."""
         prediction = self.predictor.predict(path)
+        confidence = prediction.confidence
+        unsure = self.min_confidence is not None and (confidence is None or confidence < self.min_confidence)
         files: list[Path] = []
         seg = None
         for kind in self.kinds:
             if kind == "sr":
                 continue
             probability = prediction.probability if kind == "seg-fractional" else None
-            made = segmentation([header], prediction.mask, self.codes, self.algorithm, probability=probability)
+            made = segmentation(
+                [header], prediction.mask, self.codes, self.algorithm,
+                probability=probability, description=_REVIEW if unsure else "",
+            )  # fmt: skip
             files.append(base.with_name(f"{base.name}.{kind}.dcm"))
             write_dicom(made, files[-1])
             seg = made if seg is None else seg  # the report refers to the first
-        return files, Measured.from_mask(header, prediction.mask, self.codes, seg)
+        found = Measured.from_mask(header, prediction.mask, self.codes, seg, confidence=confidence, needs_review=unsure)
+        return files, found
 
 
 def _header(path: Path, name: str) -> pydicom.Dataset:
