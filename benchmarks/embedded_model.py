@@ -95,6 +95,7 @@ def _arguments(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--base-weights", default="auto")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1, help="of a run")
     parser.add_argument("--real-data", type=Path, default=real, help="folder with lung/, incisors/, polyp/")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "embedded_model")
     return parser.parse_args(words)
@@ -121,6 +122,7 @@ def _run(data_set: DataSet, options: argparse.Namespace) -> list[str]:
             image_size=options.image_size,
             labels={data_set.label: 1},
             device=options.device,
+            threads=options.threads,
         )
         try:
             return compare(settings, options.workers)

@@ -19,6 +19,7 @@ from PIL import Image
 from blosam.atomicio import atomic_write
 from blosam.baselines import UNet, train_plain
 from blosam.bundle import Bundle
+from blosam.compare.budget import Budget
 from blosam.data import FeatureBank
 from blosam.data.fewshot import evaluation_list
 from blosam.data.phantoms.write import write_dataset
@@ -154,7 +155,7 @@ def _unet(run: _Run, training: Any, settings: dict[str, Any]) -> dict[str, Any]:
     images = FeatureBank(bank.dataset, network, bank.views, bank.num_views, run.seed, bank.device)
     images.fill()
     # A large step count: the time decides, and the schedule ends with it.
-    train_plain(network, images, steps=2000, seconds=run.seconds["train"], seed=run.seed)
+    train_plain(network, images, Budget(run.seconds["train"], steps=2000), seed=run.seed)
     handlers = [
         {
             "_target_": "blosam.evaluation.PerImageTable",

@@ -11,6 +11,7 @@ from blosam.baselines import SSP, DeepLab, HSNet, Supported, SwinUnetr2d, train_
 from blosam.baselines.backbone import build_resnet50
 from blosam.baselines.hsnet import CenterPivotConv4d, correlation
 from blosam.baselines.ssp import prototypes, self_support, similarity
+from blosam.compare.budget import Budget
 from blosam.errors import BlosamError
 
 
@@ -161,7 +162,7 @@ def test_episodes_lower_the_loss_repeatably(optimizer):
         network, bank = Colour(), Bank()
         target = (bank.labels[:, 1] > 0.5).long()
         before = float(network.episode_loss(bank.images, target, bank.images, bank.labels))
-        steps = train_episodes(network, bank, 60, 60.0, 0.2, optimizer=optimizer, seed=3)
+        steps = train_episodes(network, bank, Budget(60.0, 60), 0.2, optimizer=optimizer, seed=3)
         after = float(network.episode_loss(bank.images, target, bank.images, bank.labels))
         assert steps == 60 and after < 0.7 * before
         results.append(after)

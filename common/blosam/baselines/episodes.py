@@ -59,8 +59,7 @@ def _repeated(features: object, batch: int) -> object:
 def train_episodes(
     network: nn.Module,
     bank: FeatureBank,
-    steps: int,
-    seconds: float,
+    budget: Budget,
     learning_rate: float,
     optimizer: str = "adam",
     batch_size: int = 2,
@@ -71,8 +70,7 @@ def train_episodes(
     Args:
         network: has ``episode_loss(image, target, support, mask)``.
         bank: keeps the images themselves, in their views, with labels at S x S.
-        steps: updates at most.
-        seconds: time for them.
+        budget: how many steps and seconds there are.
         learning_rate: at the start; decays as (1 - t/T)^0.9.
         optimizer: ``adam`` (HSNet) or ``sgd`` (SSP: momentum 0.9, weight decay 5e-4).
         batch_size: pairs of an update.
@@ -89,7 +87,6 @@ def train_episodes(
     images = BilevelLoader(bank, batch_size=batch_size, seed=seed, joint=True)
     supports = BilevelLoader(bank, batch_size=batch_size, seed=seed + 1, joint=True)
     generator = torch.Generator().manual_seed(seed)
-    budget = Budget(seconds, steps)
     network.train()
     step = 0
     while (done := budget.progress(step)) < 1.0:

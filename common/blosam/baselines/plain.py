@@ -6,7 +6,6 @@ exactly the same data, views and time, the same loss and the same native-resolut
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -142,33 +141,27 @@ def _seeded(seed: int) -> Iterator[None]:
 def train_plain(
     network: PlainNetwork,
     bank: FeatureBank,
-    steps: int = 200,
-    seconds: float | None = None,
+    budget: Budget,
     batch_size: int = 4,
     seed: int = 0,
     learning_rate: float = 1e-3,
 ) -> int:
-    """Train on all images of the bank, jointly; stops early when the time is up.
+    """Train on all images of the bank, jointly, until steps or seconds are used up.
 
     Args:
         network: on the bank's device.
         bank: images and views; must have been made for ``network``.
-        steps: updates at most.
-        seconds: wall-clock budget; None = no limit.
+        budget: how many steps and seconds there are.
         batch_size: images per update.
         seed: order of images and views.
         learning_rate: AdamW, linear warm-up over 20 steps, then (1 - t/T)^0.9.
 
     Returns:
         Updates made.
-
-    Raises:
-        BlosamError: when ``steps`` or ``seconds`` is not positive.
     """
     loss_function = published_loss()
     loader = BilevelLoader(bank, batch_size=batch_size, seed=seed, joint=True)
     optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=0.05)
-    budget = Budget(math.inf if seconds is None else seconds, steps)
     network.train()
     step = 0
     while (done := budget.progress(step)) < 1.0:

@@ -20,14 +20,17 @@ def compare(
     out: Annotated[Path | None, typer.Option(help="Folder for results; finished runs in it are not repeated.")] = None,
     encoder: Annotated[str, typer.Option(help="tiny, vit_b, vit_l or vit_h.")] = "tiny",
     base_weights: Annotated[str, typer.Option(help="auto, random, or the path of a checkpoint.")] = "auto",
-    budget: Annotated[float, typer.Option(help="Seconds of training per run, encoding of the views included.")] = 45.0,
+    budget: Annotated[
+        float, typer.Option(help="Seconds of training per run: processor time, on a GPU time that passes.")
+    ] = 45.0,
     max_steps: Annotated[int, typer.Option(help="Updates per run at most.")] = 400,
     views: Annotated[int, typer.Option(help="Augmented views of each image.")] = 16,
     views_kind: Annotated[str, typer.Option(help="greyscale (radiographs) or rgb (endoscopy).")] = "greyscale",
     image_size: Annotated[int, typer.Option(help="Longest side in training, in pixels.")] = 256,
     labels: Annotated[str, typer.Option(help="Classes of the masks, e.g. lung=1 or lung=1,heart=2.")] = "lung=1",
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...; auto takes a GPU when there is one.")] = "auto",
-    workers: Annotated[int, typer.Option(help="Runs at the same time; they share the processors.")] = 1,
+    workers: Annotated[int, typer.Option(help="Runs at the same time.")] = 1,
+    threads: Annotated[int, typer.Option(help="Threads of a run; the processor time of all of them counts.")] = 1,
     backbone_weights: Annotated[
         str, typer.Option(help="ResNet-50 state dict for deeplabv3, hsnet and ssp; without it they are not ranked.")
     ] = "",
@@ -63,6 +66,7 @@ def compare(
         image_size=image_size,
         labels=_labels(labels),
         device=_device(device),
+        threads=threads,
         backbone_weights=backbone_weights,
     )
     failures = run(options, workers)

@@ -29,7 +29,7 @@ from blosam.baselines import (
     train_episodes,
     train_plain,
 )
-from blosam.compare.budget import Budget, BudgetSchedule
+from blosam.compare.budget import Budget, BudgetSchedule, clock_of
 from blosam.compare.options import Options
 from blosam.data import BilevelLoader, FeatureBank, default_views
 from blosam.engines import BilevelTrainer
@@ -64,6 +64,19 @@ class Task:
         device = next(network.parameters()).device
         return FeatureBank(self.dataset, network, views, self.options.views, self.seed, device)
 
+    def prepared(self, network: nn.Module) -> tuple[FeatureBank, Budget]:
+        """The views, encoded, and the budget of which that was the first part.
+
+        Raises:
+            BlosamError: when no time is left to train.
+        """
+        options = self.options
+        budget = Budget(options.budget, options.max_steps, clock_of(options.device), options.device)
+        bank = self.bank(network)
+        bank.fill()
+        budget.check()
+        return bank, budget
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -72,8 +85,8 @@ class Trained:
     Args:
         network: B x 3 x S x S in [0, 1] -> logits B x (K+1) x S x S, with the last weights of the training.
         steps: updates made.
-        encoding_seconds: time for drawing and encoding the views.
-        training_seconds: time for everything, encoding included.
+        encoding_seconds: time for drawing and encoding the views, on the clock of the budget.
+        training_seconds: time for everything, encoding included, on the clock of the budget.
         parameters: all of the network's numbers.
         trained_parameters: those that an optimizer changed.
         d1: indices of D1 in the training list; empty when all images were used together.
@@ -156,10 +169,7 @@ def train_preset(name: str, task: Task) -> Trained:
     network = weights.load_base(network, options.base_weights).to(options.device)
     theta = network.weight_parameters(preset.iou_loss_weight > 0)
     prompt = network.prompt_parameters()
-    budget = Budget(options.budget, options.max_steps)
-    bank = task.bank(network)
-    bank.fill()
-    budget.left()
+    bank, budget = task.prepared(network)
     loader = BilevelLoader(bank, preset.batch_size, task.seed, preset.swap_roles, preset.joint)
     trainer = BilevelTrainer(
         device=torch.device(options.device),
@@ -179,7 +189,7 @@ def train_preset(name: str, task: Task) -> Trained:
     )
     trainer.run()
     halves = ((), ()) if preset.joint else (tuple(bank.d1), tuple(bank.d2))
-    return _trained(network.eval(), trainer.state.iteration, bank, budget, [*theta, *prompt], *halves)
+    return _trained(network.eval(), trainer.state.iteration, budget, [*theta, *prompt], *halves)
 
 
 def train_baseline(make: Callable[[Task], PlainNetwork], task: Task) -> Trained:
@@ -190,11 +200,9 @@ def train_baseline(make: Callable[[Task], PlainNetwork], task: Task) -> Trained:
     """
     options = task.options
     network = make(task).to(options.device)
-    budget = Budget(options.budget, options.max_steps)
-    bank = task.bank(network)
-    bank.fill()
-    steps = train_plain(network, bank, options.max_steps, budget.left(), seed=task.seed)
-    return _trained(network, steps, bank, budget, list(network.parameters()))
+    bank, budget = task.prepared(network)
+    steps = train_plain(network, bank, budget, seed=task.seed)
+    return _trained(network, steps, budget, list(network.parameters()))
 
 
 def train_few_shot(make: Callable[[str | None], nn.Module], optimizer: str, task: Task) -> Trained:
@@ -207,20 +215,17 @@ def train_few_shot(make: Callable[[str | None], nn.Module], optimizer: str, task
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(task.seed)
         network = make(options.backbone_weights or None).to(options.device)
-    budget = Budget(options.budget, options.max_steps)
-    bank = task.bank(PlainNetwork(options.image_size, task.out_channels, network).to(options.device))
-    bank.fill()
+    bank, budget = task.prepared(PlainNetwork(options.image_size, task.out_channels, network).to(options.device))
     trained = [p for p in network.parameters() if p.requires_grad]
-    steps = train_episodes(network, bank, options.max_steps, budget.left(), 1e-3, optimizer=optimizer, seed=task.seed)
+    steps = train_episodes(network, bank, budget, 1e-3, optimizer=optimizer, seed=task.seed)
     labelled = bank.get(range(len(bank)), [0] * len(bank))
     supported = Supported(network, labelled["features"], labelled["label"]).eval()
-    return _trained(supported, steps, bank, budget, trained)
+    return _trained(supported, steps, budget, trained)
 
 
 def _trained(
     network: nn.Module,
     steps: int,
-    bank: FeatureBank,
     budget: Budget,
     trained: list[nn.Parameter],
     d1: tuple[int, ...] = (),
@@ -229,7 +234,7 @@ def _trained(
     return Trained(
         network=network,
         steps=steps,
-        encoding_seconds=bank.encoding_seconds,
+        encoding_seconds=budget.preparation,
         training_seconds=budget.elapsed,
         parameters=sum(p.numel() for p in network.parameters()),
         trained_parameters=sum(p.numel() for p in trained),

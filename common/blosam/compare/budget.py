@@ -2,55 +2,97 @@
 
 Methods that are compared get the same seconds, not the same number of steps: a cheap step is part of what a method
 offers. Whichever is used up first, steps or seconds, the learning rate has then decayed as in a full run.
+
+Seconds on a CPU are processor time of this process, so that other work on the machine costs a method nothing. With
+one thread they are the seconds of a quiet core; with more, the time of every thread counts. A GPU works beside the
+process, so there the seconds are those of the clock on the wall, up to when the GPU has done what it was asked.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+import torch
 from ignite.engine import Engine, Events
 
 from blosam.engines.schedule import poly_factor
 from blosam.errors import BlosamError
+
+PROCESSOR, WALL = "processor", "wall"
+
+
+def clock_of(device: str) -> str:
+    """What measures a training on that device: ``processor`` on a CPU, else ``wall``."""
+    return PROCESSOR if torch.device(device).type == "cpu" else WALL
 
 
 class Budget:
     """Seconds and steps that a training may use; the clock starts when this is made.
 
     Args:
-        seconds: wall-clock time for everything, the encoding of the views included; > 0.
+        seconds: time for everything, the encoding of the views included; > 0.
         steps: updates at most; >= 1.
+        clock: ``processor`` counts what all threads of this process compute, ``wall`` what passes.
+        device: where the training runs; a GPU is waited for before the clock is read.
 
     Raises:
-        BlosamError: when either is too small.
+        BlosamError: when seconds or steps are too few.
     """
 
-    def __init__(self, seconds: float, steps: int) -> None:
+    def __init__(self, seconds: float, steps: int, clock: str = WALL, device: str = "cpu") -> None:
         if not seconds > 0 or steps < 1:
             raise BlosamError(f"a budget of {seconds} s and {steps} steps trains nothing. Give more of both.")
         self.seconds = seconds
         self.steps = steps
-        self._started = time.perf_counter()
+        self._clock = time.process_time if clock == PROCESSOR else time.perf_counter
+        self._gpu = torch.device(device) if torch.device(device).type == "cuda" else None
         self._first_step = 0.0
+        self._paused = 0.0
+        self._pause_began: float | None = None
+        self._started = self._now()
+
+    def _now(self) -> float:
+        if self._gpu is not None:
+            torch.cuda.synchronize(self._gpu)
+        return self._clock()
 
     @property
     def elapsed(self) -> float:
-        """Seconds since the clock was started."""
-        return time.perf_counter() - self._started
+        """Seconds since the clock was started, without pauses."""
+        now = self._now() if self._pause_began is None else self._pause_began
+        return now - self._started - self._paused
 
-    def left(self) -> float:
-        """Seconds that remain for the updates.
+    @property
+    def preparation(self) -> float:
+        """Seconds until the first step began; 0 before."""
+        return self._first_step
+
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        """What is done within does not count, for example measuring between two steps."""
+        if self._pause_began is not None:  # within another pause
+            yield
+            return
+        self._pause_began = self._now()
+        try:
+            yield
+        finally:
+            self._paused += self._now() - self._pause_began
+            self._pause_began = None
+
+    def check(self) -> None:
+        """To be called before the first step.
 
         Raises:
-            BlosamError: when nothing remains.
+            BlosamError: when no seconds remain for it.
         """
-        remaining = self.seconds - self.elapsed
-        if remaining <= 0:
+        if self.elapsed >= self.seconds:
             raise BlosamError(
                 f"preparing the views took {self.elapsed:.0f} s, but the budget of a run is {self.seconds:g} s. "
                 "Give fewer --views or a larger --budget."
             )
-        return remaining
 
     def progress(self, step: int) -> float:
         """Share of the training that is over when a step begins.

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from blosam.compare.budget import clock_of
 from blosam.data.datalist import Split, file_stem, load_split
 from blosam.errors import BlosamError
 
@@ -42,13 +43,15 @@ class Options:
         seeds: number of seeds; 0, 1, ... are used.
         encoder: encoder of the methods that build on SAM.
         base_weights: ``auto``, ``random`` or the path of a checkpoint.
-        budget: seconds of training per run, the encoding of the views included.
+        budget: seconds of training per run, the encoding of the views included, on the clock of
+            :func:`blosam.compare.budget.clock_of`.
         max_steps: updates per run at most.
         views: augmented views per image.
         views_kind: ``greyscale`` or ``rgb``.
         image_size: S, pixels of the longest side in training.
         labels: foreground classes, name to value 1..K.
         device: where to train.
+        threads: of a run on the processor; each counts against the budget.
         backbone_weights: file of an ImageNet ResNet-50 for the methods that were published with one; empty = random.
     """
 
@@ -66,6 +69,7 @@ class Options:
     image_size: int = 256
     labels: dict[str, int] = field(default_factory=lambda: {"lung": 1})
     device: str = "cpu"
+    threads: int = 1
     backbone_weights: str = ""
 
     def jobs(self) -> list[Job]:
@@ -92,6 +96,8 @@ class Options:
             "views": self.views,
             "views_kind": self.views_kind,
             "budget": self.budget,
+            "clock": clock_of(self.device),
+            "threads": self.threads,
             "max_steps": self.max_steps,
             "labels": self.labels,
             "weights": "last",
@@ -107,8 +113,8 @@ class Options:
             raise BlosamError("nothing to compare. Give at least one of --methods, --shots and --seeds.")
         if min(self.shots) < 2:
             raise BlosamError(f"--shots {min(self.shots)}: D1 and D2 need an image each. Give 2 or more.")
-        if self.views < 1 or not self.budget > 0 or self.max_steps < 1:
-            raise BlosamError("--views, --budget and --max-steps must be positive. Give larger ones.")
+        if self.views < 1 or not self.budget > 0 or self.max_steps < 1 or self.threads < 1:
+            raise BlosamError("--views, --budget, --max-steps and --threads must be positive. Give larger ones.")
         if sorted(self.labels.values()) != list(range(1, len(self.labels) + 1)):
             raise BlosamError(f"--labels {self.labels}: the values must be 1, 2, ... Give e.g. lung=1.")
         for job in {Job("", k, seed) for k in self.shots for seed in range(self.seeds)}:

@@ -10,6 +10,7 @@ from typing import Any
 
 from blosam.atomicio import atomic_write
 from blosam.compare import approaches
+from blosam.compare.budget import WALL
 from blosam.errors import BlosamError
 from blosam.evaluation.table import mean_std, summarise, write_rows
 
@@ -177,8 +178,8 @@ def protocol(runs: Sequence[Record]) -> list[str]:
         "trains on the same images; all images of other patients or groups are the test.",
         f"Every method sees the same {shared['views']} augmented views of each image at {shared['image_size']} pixels, "
         "and bilevel methods the same halves D1 and D2.",
-        f"Every method trains for at most {shared['budget']:g} seconds, encoding the views included, and at most "
-        f"{shared['max_steps']} steps; its learning rate has decayed when the first of the two is used up.",
+        f"Every method trains for at most {shared['budget']:g} seconds {_clock(shared)}, encoding the views included, "
+        f"and at most {shared['max_steps']} steps; its learning rate has decayed when the first of the two is used up.",
         "The weights after the last step are measured, for every method: no image chooses a checkpoint.",
         "Dice, HD95 and surface Dice are measured on the pixel grid of the source images. Values are means over seeds "
         "of the mean over test images, ± the sample standard deviation over seeds.",
@@ -192,6 +193,14 @@ def markdown(runs: Sequence[Record]) -> str:
     lines += ["", f"| {' | '.join(header)} |", "|" + " --- |" * len(header)]
     lines += [f"| {' | '.join(row)} |" for row in cells]
     return "\n".join(lines) + "\n"
+
+
+def _clock(shared: Mapping[str, Any]) -> str:
+    """What the seconds of the budget are."""
+    if shared["clock"] == WALL:
+        return "on the clock"
+    threads = shared["threads"]
+    return "of processor time on one thread" if threads == 1 else f"of processor time, summed over {threads} threads"
 
 
 def _rounded(value: Any) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import os
 import time
 import warnings
 from collections.abc import Iterator
@@ -46,7 +45,7 @@ def compare(options: Options, workers: int = 1) -> list[str]:
 
     Args:
         options: what to compare.
-        workers: processes; with more than one they share the processors, which a time budget feels.
+        workers: processes; each uses ``options.threads`` threads.
 
     Returns:
         One line per failed run.
@@ -91,11 +90,11 @@ def run_job(options: Options, job: Job) -> dict[str, Any]:
     split = options.split(job)
     classes = len(options.labels)
     dataset = FewShotDataset(split["training"], training_transform(classes, options.image_size), classes, job.seed)
-    with preserved_rng():
+    with preserved_rng(), _threads(options.threads):
         torch.manual_seed(job.seed + 1)
-        before = time.process_time()
+        before, begun = time.process_time(), time.perf_counter()
         trained = approach.train(approaches.Task(dataset, options, job.seed))
-        processor = time.process_time() - before
+        processor, wall = time.process_time() - before, time.perf_counter() - begun
         started = time.perf_counter()
         rows = [
             {"split": part, **row}
@@ -116,11 +115,12 @@ def run_job(options: Options, job: Job) -> dict[str, Any]:
         "seconds": {
             "encoding": round(trained.encoding_seconds, 3),
             "training": round(trained.training_seconds, 3),
-            "processor": round(processor, 3),  # far below "training" x threads: the machine was busy with other work
+            "processor": round(processor, 3),  # with building the network, which the budget does not count
+            "wall": round(wall, 3),  # far above "processor" / threads: the machine was busy with other work
             "measuring": round(measuring, 3),
         },
         "parameters": {"total": trained.parameters, "trained": trained.trained_parameters},
-        "machine": {"device": torch.device(options.device).type, "threads": torch.get_num_threads()},
+        "machine": {"device": torch.device(options.device).type, "threads": options.threads},
         "versions": versions(),
         "rows": rows,
     }
@@ -152,9 +152,8 @@ def _carry_out(options: Options, jobs: list[Job], workers: int) -> Iterator[tupl
         for job in jobs:
             yield job, _attempt(options, job)
         return
-    threads = max(1, (os.cpu_count() or 1) // workers)
     context = multiprocessing.get_context("spawn")  # a forked PyTorch may hang in its thread pool
-    with ProcessPoolExecutor(workers, context, _start_worker, (threads, logger.getEffectiveLevel())) as pool:
+    with ProcessPoolExecutor(workers, context, _start_worker, (logger.getEffectiveLevel(),)) as pool:
         futures = {pool.submit(_attempt, options, job): job for job in jobs}
         for future in as_completed(futures):
             job = futures[future]
@@ -165,9 +164,8 @@ def _carry_out(options: Options, jobs: list[Job], workers: int) -> Iterator[tupl
                 yield job, _note_failure(_paths(options.out, job)[1], reason)
 
 
-def _start_worker(threads: int, level: int) -> None:
-    """Settings of a worker process: its share of the processors, and the command's way of logging."""
-    torch.set_num_threads(threads)
+def _start_worker(level: int) -> None:
+    """Settings of a worker process: the command's way of logging."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("blosam").setLevel(level)
     for name in ("ignite", "monai"):
@@ -202,7 +200,18 @@ def _finished(options: Options, shared: dict[str, Any], settings: dict[str, dict
 
 
 def _shown(value: Any) -> str:
-    return str(value)[:40]
+    return "unknown" if value is None else str(value)[:40]
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Let PyTorch use so many threads, and as many as before afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _paths(out: Path, job: Job) -> tuple[Path, Path]:
