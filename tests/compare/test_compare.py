@@ -13,6 +13,7 @@ import typer
 from monai.bundle import ConfigParser
 from monai.data import DataLoader, Dataset
 from monai.engines import SupervisedEvaluator
+from PIL import Image
 from typer.testing import CliRunner
 
 from blosam.baselines import UNet
@@ -94,6 +95,25 @@ def test_runs_say_what_was_done_and_nothing_of_the_machine(finished, phantoms):
     assert record["shared"]["data"] == "phantoms_chest" and record["shared"]["weights"] == "last"
     assert record["own"]["recipe"] == "blo-sam" and record["own"]["base_weights"] == "random"
     assert str(phantoms.parent) not in json.dumps(runs(finished))
+
+
+def test_runs_say_what_the_report_shows(finished):
+    """Curve, memory, time of an image, and the pictures of the first seed."""
+    table = rows(finished)
+    for name, record in runs(finished).items():
+        assert [row[1] for row in record["curve"]["rows"]] == [0, 1, 2, 3]
+        assert set(record["curve"]["held_out"]) <= {r["image"] for r in table if r["split"] == "test"}
+        assert 0 < record["inference"]["network_ms"] < record["inference"]["total_ms"]
+        assert record["memory"]["before_mib"] <= record["memory"]["peak_mib"]
+        assert record["seconds"]["curve"] > 0
+        dice = {r["image"]: float(r["dice"]) for r in table if (r["method"], r["split"]) == (record["method"], "test")}
+        shown = [dice[record["pictures"][place]["image"]] for place in ("best", "median", "worst")]
+        assert shown == [max(dice.values()), sorted(dice.values())[-2], min(dice.values())]  # of four images
+        for picture in record["pictures"].values():
+            path = finished / "pictures" / picture["file"]
+            assert path.name.startswith(name) and max(Image.open(path).size) <= 256
+            assert path.stat().st_size < 25_000
+    assert len(list((finished / "pictures").iterdir())) == 6
 
 
 def test_summary_agrees_with_the_table(finished):

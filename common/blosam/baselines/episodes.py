@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -64,6 +66,7 @@ def train_episodes(
     optimizer: str = "adam",
     batch_size: int = 2,
     seed: int = 0,
+    step_done: Callable[[Tensor], None] | None = None,
 ) -> int:
     """Train on pairs of labelled images, one as support of the other, until steps or seconds are used up.
 
@@ -75,6 +78,7 @@ def train_episodes(
         optimizer: ``adam`` (HSNet) or ``sgd`` (SSP: momentum 0.9, weight decay 5e-4).
         batch_size: pairs of an update.
         seed: order of images, views and classes.
+        step_done: called with the loss of every step, after it.
 
     Returns:
         Updates made.
@@ -106,5 +110,7 @@ def train_episodes(
         loss.backward()
         optimiser.step()
         step += 1
+        if step_done is not None:
+            step_done(loss)
     network.eval()
     return step

@@ -145,6 +145,7 @@ def train_plain(
     batch_size: int = 4,
     seed: int = 0,
     learning_rate: float = 1e-3,
+    step_done: Callable[[torch.Tensor], None] | None = None,
 ) -> int:
     """Train on all images of the bank, jointly, until steps or seconds are used up.
 
@@ -155,6 +156,7 @@ def train_plain(
         batch_size: images per update.
         seed: order of images and views.
         learning_rate: AdamW, linear warm-up over 20 steps, then (1 - t/T)^0.9.
+        step_done: called with the loss of every step, after it.
 
     Returns:
         Updates made.
@@ -174,5 +176,7 @@ def train_plain(
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         step += 1
+        if step_done is not None:
+            step_done(loss)
     network.eval()
     return step

@@ -9,11 +9,13 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from ignite.engine import Events
 from monai.data import Dataset
 from torch import nn
 
@@ -30,6 +32,7 @@ from blosam.baselines import (
     train_plain,
 )
 from blosam.compare.budget import Budget, BudgetSchedule, clock_of
+from blosam.compare.curve import LearningCurve, StepDone
 from blosam.compare.options import Options
 from blosam.data import BilevelLoader, FeatureBank, default_views
 from blosam.engines import BilevelTrainer
@@ -47,11 +50,13 @@ class Task:
         dataset: the preprocessed training images, ``image`` 3 x S x S and ``label`` 1 x S x S each.
         options: settings of the comparison.
         seed: of this run.
+        curve: looks at the training while it goes on; None does not.
     """
 
     dataset: Dataset
     options: Options
     seed: int
+    curve: LearningCurve | None = None
 
     @property
     def out_channels(self) -> int:
@@ -76,6 +81,10 @@ class Task:
         bank.fill()
         budget.check()
         return bank, budget
+
+    def followed(self, network: nn.Module, budget: Budget) -> AbstractContextManager[StepDone | None]:
+        """Train in the body; what it gives must be called with the loss after every step, if it gives anything."""
+        return nullcontext() if self.curve is None else self.curve.follow(network, budget)
 
 
 @dataclass(frozen=True)
@@ -187,7 +196,10 @@ def train_preset(name: str, task: Task) -> Trained:
         clip_norm=preset.clip_norm,
         train_handlers=[BudgetSchedule(budget, preset.warmup)],
     )
-    trainer.run()
+    with task.followed(network, budget) as step_done:
+        if step_done is not None:
+            trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: step_done(trainer.state.output["loss"]))
+        trainer.run()
     halves = ((), ()) if preset.joint else (tuple(bank.d1), tuple(bank.d2))
     return _trained(network.eval(), trainer.state.iteration, budget, [*theta, *prompt], *halves)
 
@@ -201,7 +213,8 @@ def train_baseline(make: Callable[[Task], PlainNetwork], task: Task) -> Trained:
     options = task.options
     network = make(task).to(options.device)
     bank, budget = task.prepared(network)
-    steps = train_plain(network, bank, budget, seed=task.seed)
+    with task.followed(network, budget) as step_done:
+        steps = train_plain(network, bank, budget, seed=task.seed, step_done=step_done)
     return _trained(network, steps, budget, list(network.parameters()))
 
 
@@ -217,9 +230,10 @@ def train_few_shot(make: Callable[[str | None], nn.Module], optimizer: str, task
         network = make(options.backbone_weights or None).to(options.device)
     bank, budget = task.prepared(PlainNetwork(options.image_size, task.out_channels, network).to(options.device))
     trained = [p for p in network.parameters() if p.requires_grad]
-    steps = train_episodes(network, bank, budget, 1e-3, optimizer=optimizer, seed=task.seed)
     labelled = bank.get(range(len(bank)), [0] * len(bank))
     supported = Supported(network, labelled["features"], labelled["label"]).eval()
+    with task.followed(supported, budget) as step_done:
+        steps = train_episodes(network, bank, budget, 1e-3, optimizer=optimizer, seed=task.seed, step_done=step_done)
     return _trained(supported, steps, budget, trained)
 
 

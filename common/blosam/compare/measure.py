@@ -44,6 +44,25 @@ def evaluation_transforms(num_classes: int, size: int) -> tuple[Compose, Compose
     return before, after
 
 
+def segmenting_transforms(size: int) -> tuple[Compose, Compose]:
+    """The same for an image without a label: what has to be done for a mask on the grid of the file."""
+    before = Compose(
+        [
+            LoadImaged("image", reader=_READER, image_only=True),
+            Canonical2Dd("image"),
+            ResizeLongestPadd("image", size=size),
+        ]
+    )
+    after = Compose(
+        [
+            Invertd("pred", before, "image", nearest_interp=False, to_tensor=True),
+            Activationsd("pred", softmax=True),
+            AsDiscreted("pred", argmax=True),
+        ]
+    )
+    return before, after
+
+
 def measure(
     network: nn.Module, pairs: Sequence[Mapping[str, str]], labels: Mapping[str, int], size: int, device: str
 ) -> list[dict[str, Any]]:
@@ -62,17 +81,37 @@ def measure(
     Raises:
         RuntimeError: when a file cannot be read; the ``BlosamError`` is its cause.
     """
-    before, after = evaluation_transforms(len(labels), size)
     with tempfile.TemporaryDirectory() as folder:  # the handler writes a table of its own, which is not needed
-        evaluator = SupervisedEvaluator(
-            device=torch.device(device),
-            val_data_loader=DataLoader(Dataset(list(pairs), before), batch_size=1, num_workers=0),
-            network=network,
-            postprocessing=after,
-            val_handlers=[PerImageTable(folder, labels)],
-        )
-        evaluator.run()
-        return evaluator.state.table["rows"]
+        handler = PerImageTable(folder, labels)
+        return evaluate(network, pairs, len(labels), size, device, handler).state.table["rows"]
+
+
+def evaluate(
+    network: nn.Module, pairs: Sequence[Mapping[str, str]], num_classes: int, size: int, device: str, handler: Any
+) -> SupervisedEvaluator:
+    """Segment images one by one; the handler finds each with its masks on the grid of the source.
+
+    Args:
+        network: as for :func:`measure`.
+        pairs: as for :func:`measure`.
+        num_classes: K.
+        size: S.
+        device: where the network is.
+        handler: attached to the evaluator.
+
+    Returns:
+        The evaluator, after its run.
+    """
+    before, after = evaluation_transforms(num_classes, size)
+    evaluator = SupervisedEvaluator(
+        device=torch.device(device),
+        val_data_loader=DataLoader(Dataset(list(pairs), before), batch_size=1, num_workers=0),
+        network=network,
+        postprocessing=after,
+        val_handlers=[handler],
+    )
+    evaluator.run()
+    return evaluator
 
 
 def _preprocessing(num_classes: int, size: int, resized: tuple[str, ...]) -> Compose:

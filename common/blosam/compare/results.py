@@ -33,9 +33,11 @@ Record = dict[str, Any]
 
 def write_run(path: Path, record: Mapping[str, Any]) -> None:
     """Write one run, atomically: settings readable, one line per image and class."""
-    head = {key: value for key, value in record.items() if key != "rows"} | {"columns": ROW_COLUMNS}
+    compact = ("curve", "pictures")
+    head = {key: value for key, value in record.items() if key not in ("rows", *compact)} | {"columns": ROW_COLUMNS}
     lines = [json.dumps([_rounded(row[key]) for key in ROW_COLUMNS]) for row in record["rows"]]
     text = json.dumps(head, indent=1).removesuffix("\n}")
+    text += "".join(f',\n "{key}": {json.dumps(record[key])}' for key in compact if key in record)
     with atomic_write(path, "w") as file:
         file.write(text + ',\n "rows": [\n  ' + ",\n  ".join(lines) + "\n ]\n}\n")
 

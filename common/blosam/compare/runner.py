@@ -20,9 +20,12 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from blosam.atomicio import atomic_write
 from blosam.bundle import root_cause
 from blosam.compare import approaches
+from blosam.compare.curve import LearningCurve, held_out_subset
+from blosam.compare.footprint import PeakMemory, inference_time
 from blosam.compare.measure import measure, training_transform
 from blosam.compare.options import Job, Options
 from blosam.compare.page import write_page
+from blosam.compare.pictures import save_pictures
 from blosam.compare.results import mean_dice, read_run, read_runs, write_run, write_tables
 from blosam.data import FewShotDataset
 from blosam.data.datalist import file_stem
@@ -90,11 +93,15 @@ def run_job(options: Options, job: Job) -> dict[str, Any]:
     split = options.split(job)
     classes = len(options.labels)
     dataset = FewShotDataset(split["training"], training_transform(classes, options.image_size), classes, job.seed)
+    few = held_out_subset(split["test"], job.seed)
+    curve = LearningCurve(split["training"], few, classes, options.image_size, options.device)
+    memory = PeakMemory(options.device)
     with preserved_rng(), _threads(options.threads):
         torch.manual_seed(job.seed + 1)
-        before, begun = time.process_time(), time.perf_counter()
-        trained = approach.train(approaches.Task(dataset, options, job.seed))
-        processor, wall = time.process_time() - before, time.perf_counter() - begun
+        with memory:
+            before, begun = time.process_time(), time.perf_counter()
+            trained = approach.train(approaches.Task(dataset, options, job.seed, curve))
+            processor, wall = time.process_time() - before, time.perf_counter() - begun
         started = time.perf_counter()
         rows = [
             {"split": part, **row}
@@ -102,6 +109,11 @@ def run_job(options: Options, job: Job) -> dict[str, Any]:
             for row in measure(trained.network, pairs, options.labels, options.image_size, options.device)
         ]
         measuring = time.perf_counter() - started
+        inference = inference_time(trained.network, few, options.image_size, options.device)
+        pictures = {}
+        if job.seed == 0:  # of every seed they would make a large folder
+            tests = [row for row in rows if row["split"] == "test"]
+            pictures = save_pictures(trained.network, split["test"], tests, options, job.name)
     names = [file_stem(pair["image"]) for pair in split["training"]]
     return {
         **job._asdict(),
@@ -115,10 +127,19 @@ def run_job(options: Options, job: Job) -> dict[str, Any]:
         "seconds": {
             "encoding": round(trained.encoding_seconds, 3),
             "training": round(trained.training_seconds, 3),
-            "processor": round(processor, 3),  # with building the network, which the budget does not count
-            "wall": round(wall, 3),  # far above "processor" / threads: the machine was busy with other work
+            "processor": round(
+                processor - curve.processor_seconds, 3
+            ),  # with building the network, which the budget does not count
+            "wall": round(
+                wall - curve.seconds, 3
+            ),  # far above "processor" / threads: the machine was busy with other work
+            "curve": round(curve.seconds, 3),  # in none of the above
             "measuring": round(measuring, 3),
         },
+        "memory": memory.record(),
+        "inference": inference,
+        "curve": curve.record(),
+        "pictures": pictures,
         "parameters": {"total": trained.parameters, "trained": trained.trained_parameters},
         "machine": {"device": torch.device(options.device).type, "threads": options.threads},
         "versions": versions(),

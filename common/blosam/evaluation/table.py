@@ -89,7 +89,7 @@ class PerImageTable:
             pred, label, image = item["pred"], item["label"], item["image"]
             meta = getattr(image, "meta", {})
             path = str(meta.get("filename_or_obj") or f"image-{len(self._measured) + 1:04d}")
-            maps = [_rows_by_columns(m) for m in (pred, label)]
+            maps = [rows_by_columns(m) for m in (pred, label)]
             try:
                 rows = image_metrics(*maps, list(self.classes.values()), _spacing(meta))
             except BlosamError as error:
@@ -100,8 +100,7 @@ class PerImageTable:
             self._measured.append((path, rows, overlay))
 
     def _write_overlay(self, source: str, image: torch.Tensor, pred: np.ndarray, truth: np.ndarray) -> Path:
-        picture = native_image(_array(image), truth.shape)
-        drawn = draw_overlay(picture, truth, pred, class_names={v: k for k, v in self.classes.items()})
+        drawn = draw_measured(image, pred, truth, self.classes)
         number = len(self._measured) * processes.world_size() + processes.rank() + 1  # as one process would count
         name = f"{number:03d}_{safe_file_name(unique_names([source])[0])}.png"
         path = self.output_dir / "overlays" / name
@@ -256,12 +255,20 @@ def native_image(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     return np.asarray(resized)
 
 
+def draw_measured(
+    image: torch.Tensor, pred: np.ndarray, truth: np.ndarray, classes: Mapping[str, int], **options: Any
+) -> np.ndarray:
+    """What `draw_overlay` makes of an image as an evaluator has it, C x S x S, and its H x W masks."""
+    names = {value: name for name, value in classes.items()}
+    return draw_overlay(native_image(_array(image), truth.shape), truth, pred, class_names=names, **options)
+
+
 def _array(values: torch.Tensor | np.ndarray) -> np.ndarray:
     """The values as an array, from whatever device they are on."""
     return np.asarray(values.detach().cpu() if isinstance(values, torch.Tensor) else values)
 
 
-def _rows_by_columns(labels: torch.Tensor | np.ndarray) -> np.ndarray:
+def rows_by_columns(labels: torch.Tensor | np.ndarray) -> np.ndarray:
     """Rows x columns int map from MONAI's W x H order with axes of size 1 before or after it."""
     array = _array(labels)
     if array.ndim > 2 and array.shape[0] == 1:
