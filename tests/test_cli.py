@@ -272,7 +272,7 @@ def test_weights_of_another_network_are_refused(blosam, trained, tmp_path):
     (other / "models").mkdir()
     shutil.copy(bundle / "models" / "model.pt", other / "models" / "model.pt")
     code, _, err = blosam("predict", data, "--bundle", other, "--out", tmp_path / "out", "--device", "cpu")
-    assert code == 1 and "do not fit this network" in err
+    assert code == 1 and "are for the encoder tiny, the bundle's is vit_b" in err
 
 
 def test_output_folder_that_cannot_be_made(blosam, trained, tmp_path):

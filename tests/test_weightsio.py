@@ -31,7 +31,7 @@ class SmallNet(nn.Module):
 
     def __init__(self, seed: int = 0, width: int = 4, out_channels: int = 2) -> None:
         super().__init__()
-        self.encoder_name, self.image_size, self.out_channels = "tiny", 64, out_channels
+        self.encoder_name, self.image_size, self.out_channels, self.structure = "tiny", 64, out_channels, {}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.encoder = nn.Linear(3, width)

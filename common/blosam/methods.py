@@ -7,6 +7,7 @@ A method is plain numbers; the network, the loader and the trainer read them fro
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from blosam import __version__
 from blosam.errors import BlosamError
@@ -62,6 +63,11 @@ class Method:
     iou_loss_weight: float = 0.0
     warmup: int = 0
     clip_norm: float = 0.0
+
+    @property
+    def structure(self) -> dict[str, Any]:
+        """The arguments of ``BloSam`` that the method decides and its weights depend on."""
+        return {key: getattr(self, key) for key in ("rank", "prompt", "trainable", "encoder_adapter")}
 
 
 _PAPER = "BLO-SAM (Zhang, Liang, Xie; ICML 2024), section 3 and the released settings"
@@ -217,10 +223,10 @@ METHODS: dict[str, Method] = {
         ),
         JOINT,
         ALL_LAYERS,
+        *PUBLISHED,
     )
 }
-# Their networks have other tensors than the bundles' inference configs describe: only `blosam compare` uses them.
-COMPARED: dict[str, Method] = {**METHODS, **{method.name: method for method in PUBLISHED}}
+COMPARED: dict[str, Method] = {**METHODS}
 
 _RECOMMENDED = {"tiny": "all-layers", "vit_b": "blo-sam", "vit_l": "blo-sam", "vit_h": "blo-sam"}
 
@@ -268,7 +274,7 @@ def adapter_metadata(
     base_weights: str,
     iou_loss_weight: float = 0.0,
 ) -> dict[str, str]:
-    """What an adapter file says about itself (safetensors metadata: strings only).
+    """What a weights file says about its training (strings only); what its network is like is added when it is saved.
 
     ``iou_head`` says whether the head that predicts the IoU was trained, so that a confidence may be asked of it.
     """
@@ -277,10 +283,6 @@ def adapter_metadata(
         "encoder": encoder,
         "image_size": str(image_size),
         "classes": ",".join(["background", *sorted(labels, key=labels.get)]),
-        "rank": str(method.rank),
-        "prompt": method.prompt,
-        "trainable": method.trainable,
-        "encoder_adapter": method.encoder_adapter,
         "base_weights": "path" if base_weights not in ("auto", "random") else base_weights,
         "iou_head": "trained" if iou_loss_weight > 0 else "untrained",
         "blosam_version": __version__,

@@ -7,12 +7,12 @@ never run code) and strict: every tensor of the network must be in the file with
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import logging
 import os
 import pickle
 import struct
+import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from . import __version__
 from .atomicio import atomic_path, atomic_write
+from .digests import sha256_of, state_sha256
 from .errors import BlosamError
 
 __all__ = [
@@ -36,7 +37,9 @@ __all__ = [
     "frozen_sha256",
     "load_adapter",
     "load_strict",
+    "network_facts",
     "read_adapter_metadata",
+    "read_facts",
     "read_state",
     "save_adapter",
     "save_state_dict",
@@ -53,9 +56,9 @@ _FACTS = {  # metadata key -> its name for people, and the mend when it differs
     "out_channels": ("number of channels (classes + 1)", "Build the network with the adapter's number of channels"),
     "base_sha256": ("digest of the frozen base weights", "Load the adapter's base weights first"),
 }
+_DECOMPOSED = (".adapter_u", ".adapter_s", ".adapter_vt")  # ends of the names of decompositions
 _FACTS_KEY = "blosam"  # no module of a network is called so
 _SHOWN_KEYS = 3  # how many differing keys an error names
-_CHUNK = 1 << 20  # bytes read at a time when hashing
 
 # Everything torch.load is known to raise on bytes that are not a whole checkpoint (found by truncating and
 # flipping bytes); a weights-only refusal of a pickled object is an UnpicklingError.
@@ -118,15 +121,43 @@ def read_state(path: str | os.PathLike) -> dict[str, Tensor]:
     return dict(_read(path))
 
 
-def _read(path: str | os.PathLike) -> Mapping[str, Tensor]:
-    """A flat state dict as it is in the file, with the facts beside it."""
+def read_facts(path: str | os.PathLike) -> dict[str, str]:
+    """What a weights file says about itself: ``classes``, ``method`` and so on; empty for one that says nothing.
+
+    The tensors are not read, however large they are.
+
+    Args:
+        path: as for :func:`read_state`.
+
+    Raises:
+        BlosamError: as :func:`read_state`.
+    """
+    file = Path(path)
+    if file.suffix != ".safetensors":
+        return _facts_of(_read(file, lazily=True))
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return dict(opened.metadata() or {})
+    except (SafetensorError, OSError, ValueError) as error:
+        raise BlosamError(f"{file}: is truncated or no safetensors file. Copy, fetch or train it again.") from error
+
+
+def _facts_of(state: Mapping[str, Tensor]) -> dict[str, str]:
+    metadata = getattr(state, "_metadata", None)
+    facts = metadata.get(_FACTS_KEY) if isinstance(metadata, Mapping) else None
+    return {str(key): str(value) for key, value in facts.items()} if isinstance(facts, Mapping) else {}
+
+
+def _read(path: str | os.PathLike, lazily: bool = False) -> Mapping[str, Tensor]:
+    """A flat state dict as it is in the file, with the facts beside it; tensors only when they are used if lazily."""
     file = Path(path)
     if not file.is_file():
         raise BlosamError(f"{file}: no such weights file. Train the bundle first, or give the path of its weights.")
     if file.suffix == ".safetensors":
         return _read_safetensors(file)
     try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
+        # Files from before PyTorch 1.6 are no zip and cannot be mapped.
+        state = torch.load(file, map_location="cpu", weights_only=True, mmap=lazily and zipfile.is_zipfile(file))
     except OSError as error:
         # PyTorch's zip reader seeks before the start of some truncated files: EINVAL, and no fault of the disk.
         mend = "It may be truncated: replace it" if error.errno == errno.EINVAL else "Check its permissions"
@@ -166,9 +197,7 @@ def load_strict(network: nn.Module, path: str | os.PathLike, labels: Mapping[str
 
 
 def _check_classes(state: Mapping[str, Tensor], labels: Mapping[str, int], path: str | os.PathLike) -> None:
-    metadata = getattr(state, "_metadata", None)
-    facts = metadata.get(_FACTS_KEY) if isinstance(metadata, Mapping) else None
-    theirs = str(facts.get("classes", "")) if isinstance(facts, Mapping) else ""
+    theirs = _facts_of(state).get("classes", "")
     ours = ",".join(["background", *sorted(labels, key=labels.get)])
     if theirs and theirs != ours:
         raise BlosamError(
@@ -237,36 +266,6 @@ def _shape(tensor: Tensor) -> str:
     return " x ".join(str(size) for size in tensor.shape) or "scalar"
 
 
-# --- digests ------------------------------------------------------------------------------------------------
-
-
-def sha256_of(path: str | os.PathLike) -> str:
-    """SHA-256 of a file's bytes, 64 hexadecimal digits.
-
-    Args:
-        path: the file, read in pieces of 1 MiB.
-    """
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def state_sha256(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 of names, dtypes, shapes and values, 64 hexadecimal digits, whatever the order of the entries.
-
-    Args:
-        state: name -> tensor, on any device.
-    """
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        tensor = state[name].detach().cpu().contiguous()
-        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
-        digest.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
-    return digest.hexdigest()
-
-
 # --- adapters -----------------------------------------------------------------------------------------------
 
 
@@ -284,7 +283,7 @@ def frozen_sha256(network: nn.Module) -> str:
     """Digest of the weights an adapter does not hold, which names the base it was trained on.
 
     Position tables are left out: they are resized to the image size, and interpolation may differ in the last
-    bit between machines.
+    bit between machines. So may singular value decompositions, which are computed from weights that count.
 
     Args:
         network: a ``BloSam``.
@@ -294,7 +293,10 @@ def frozen_sha256(network: nn.Module) -> str:
         {
             name: tensor
             for name, tensor in network.state_dict().items()
-            if name not in trained and "pos_embed" not in name and "rel_pos" not in name
+            if name not in trained
+            and "pos_embed" not in name
+            and "rel_pos" not in name
+            and not name.endswith(_DECOMPOSED)
         }
     )
 
@@ -313,7 +315,8 @@ def save_adapter(network: nn.Module, path: str | os.PathLike, metadata: Mapping[
     Raises:
         BlosamError: when the file cannot be written.
     """
-    facts = dict(metadata or {}) | {"format": ADAPTER_FORMAT, "blosam_version": __version__} | _network_facts(network)
+    facts = dict(metadata or {}) | {"format": ADAPTER_FORMAT, "blosam_version": __version__} | network_facts(network)
+    facts["base_sha256"] = frozen_sha256(network)
     strings = {key: value if isinstance(value, str) else json.dumps(value) for key, value in facts.items()}
     tensors = {name: parameter.detach().cpu().contiguous() for name, parameter in adapter_parameters(network).items()}
     with atomic_write(path) as file:
@@ -362,7 +365,7 @@ def load_adapter(network: nn.Module, path: str | os.PathLike, check: bool = True
     """
     metadata = read_adapter_metadata(path)
     if check:
-        _check_facts(metadata, _network_facts(network), path)
+        _check_facts(metadata, network_facts(network) | {"base_sha256": frozen_sha256(network)}, path)
     parameters = adapter_parameters(network)
     tensors = _read_safetensors(Path(path))
     check_tensors(tensors, parameters, path)
@@ -373,13 +376,14 @@ def load_adapter(network: nn.Module, path: str | os.PathLike, check: bool = True
     return metadata
 
 
-def _network_facts(network: nn.Module) -> dict[str, str]:
-    return {
-        "encoder": str(network.encoder_name),
-        "image_size": str(network.image_size),
-        "out_channels": str(network.out_channels),
-        "base_sha256": frozen_sha256(network),
-    }
+def network_facts(network: nn.Module) -> dict[str, str]:
+    """What can be read off a network and is needed to build it again, as strings.
+
+    Args:
+        network: a ``BloSam``.
+    """
+    facts = {key: getattr(network, key) for key in ("image_size", "out_channels")}
+    return {key: str(value) for key, value in {"encoder": network.encoder_name, **facts, **network.structure}.items()}
 
 
 def _check_facts(metadata: Mapping[str, str], facts: Mapping[str, str], path: str | os.PathLike) -> None:

@@ -24,7 +24,7 @@ class ToyNet(nn.Module):
     def __init__(self, seed: int = 0, dropout: float = 0.0, out_channels: int = 2) -> None:
         super().__init__()
         self.encoder_name, self.image_size, self.out_channels = "toy", SIZE, out_channels
-        self.logits_size, self.keeps = SIZE, "embedding"
+        self.logits_size, self.keeps, self.structure = SIZE, "embedding", {}
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             self.encoder = nn.Conv2d(3, 8, 1)

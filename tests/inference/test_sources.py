@@ -88,7 +88,7 @@ def test_folder_zip_and_torchscript_give_one_mask(bundle, zipped, tmp_path, temp
 def test_committed_bundles_need_no_trust(small_bundle, name, tmp_path):
     source = small_bundle(tmp_path / name, name)
     with open_bundle(source) as opened:
-        assert "builds blosam.networks.BloSam" in opened.executed
+        assert "builds blosam.networks.network_for" in opened.executed
     with open_bundle(source / "models" / "model.ts") as opened:
         assert opened.form == "model.ts"
 

@@ -8,6 +8,7 @@ from .distributed import ShardSampler, join, leave, local_device, run_together
 from .events import BilevelEvents
 from .hypergradient import adamw_factors, hypergradient, mixed_product_exact, mixed_product_fd
 from .inferers import FrozenFeatureInferer
+from .losses import make_loss
 from .progress import History, ProgressBar, ValidationLog
 from .schedule import PolySchedule, poly_factor
 from .stopping import EarlyStop, KeyMetric
@@ -34,6 +35,7 @@ __all__ = [
     "join",
     "leave",
     "local_device",
+    "make_loss",
     "mixed_product_exact",
     "mixed_product_fd",
     "poly_factor",

@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 STATE_FORMAT = "blosam-state-1"
 _ENGINE_KEYS = ("iteration", "epoch", "epoch_length", "best_metric", "best_metric_epoch")
+_MANY = 1_000_000  # trained numbers; their moments are twice as many
 _SIZE_KEYS = ("encoder_name", "image_size", "out_channels")
 
 
@@ -46,12 +47,15 @@ class LastCheckpoint:
         path: the file, usually ``models/last.pt``.
         resume: load ``path`` before training; if it does not exist, say so and start from the beginning.
         interval: epochs between two writes; the last epoch is always written, and on Ctrl-C the last complete one.
+            0 = every epoch, but every tenth where more than a million numbers are trained: that file is large.
+        method: name of the method; a state that was trained with another one is refused. Empty = not checked.
     """
 
-    def __init__(self, path: str | os.PathLike, resume: bool = False, interval: int = 1) -> None:
+    def __init__(self, path: str | os.PathLike, resume: bool = False, interval: int = 0, method: str = "") -> None:
         self.path = Path(path)
         self.resume = resume
-        self.interval = max(int(interval), 1)
+        self.interval = int(interval)
+        self.method = method
         self._base: dict[str, Any] | None = None
         self._kept_epoch = 0  # of this run, in the file
         self._unsaved: dict[str, Any] | None = None  # the last complete epoch, while it is not in the file
@@ -96,7 +100,9 @@ class LastCheckpoint:
             return
         ends = engine.should_terminate or engine.state.epoch >= engine.state.max_epochs
         state = self._state(engine)
-        if ends or engine.state.epoch % self.interval == 0:
+        trained = sum(tensor.numel() for tensor in state["trained"].values())
+        interval = self.interval or (10 if trained > _MANY else 1)
+        if ends or engine.state.epoch % interval == 0:
             self._unsaved = state
             self._write()
         else:
@@ -123,6 +129,7 @@ class LastCheckpoint:
         loader = engine.data_loader
         return {
             "format": STATE_FORMAT,
+            "method": self.method,
             "base": self._base_facts(engine.network),
             "trained": _trained(engine.network),
             "optimizers": [optimizer.state_dict() for optimizer in engine.optimizers],
@@ -171,6 +178,11 @@ class LastCheckpoint:
 
     def _refuse_other_run(self, engine: Engine, state: dict[str, Any]) -> None:
         anew = "or start anew with resume false"
+        theirs = state.get("method", "")  # older files do not say
+        if theirs and self.method and theirs != self.method:
+            raise BlosamError(
+                f"{self.path}: its method is {theirs}, now it is {self.method}. Give --method {theirs}, {anew}."
+            )
         for key, ours in self._base_facts(engine.network).items():
             theirs = state["base"].get(key)
             if theirs != ours:
@@ -299,7 +311,8 @@ class ModelSaver:
             )  # fmt: skip
         if not processes.is_main():
             return
-        weightsio.save_state_dict(network.state_dict(), self.model_path, self.metadata)
+        facts = self.metadata | weightsio.network_facts(network)  # by which `network_for` builds it again
+        weightsio.save_state_dict(network.state_dict(), self.model_path, facts)
         if self.adapter_path is not None:
             weightsio.save_adapter(network, self.adapter_path, self.metadata)
 

@@ -29,6 +29,8 @@ COMPONENTS: dict[str, frozenset[str]] = {
     for target, arguments in {
         # Its arguments are numbers and words alone: building a network reads no file.
         "blosam.networks.BloSam": " ".join(inspect.signature(BloSam).parameters),
+        # Reads what the bundle's own weights say about themselves; see _CHECKPOINT.
+        "blosam.networks.network_for": " ".join(["checkpoint", "method", *inspect.signature(BloSam).parameters]),
         "blosam.data.Canonical2Dd": "keys allow_missing_keys label_keys",
         "blosam.data.ResizeLongestPadd": "keys size mode allow_missing_keys",
         "blosam.data.SaveImaged": "keys output_dir",
@@ -64,6 +66,7 @@ WHOLE_EXPRESSIONS = (
 
 _MEND = "Bundles may not do that unless somebody vouches for them: ask the maker, read the file, then add --trust."
 _SIZES = ("image_size", "size", "out_channels", "rank", "num_prompt_tokens", "num_workers", "batch_size")
+_CHECKPOINT = "@checkpoint"  # which is set to the bundle's own weights before anything is built
 _READERS = ("blosam.dicom.ClinicalReader",)  # a reader is built by its dotted path, so any class could be named
 _DTYPES = {"uint8", "int16", "int32", "int64", "float16", "bfloat16", "float32"}
 _REFERENCES = ReferenceResolver._vars
@@ -134,6 +137,8 @@ def _reason_against_component(identifier: str, component: dict[str, Any]) -> str
     unknown = sorted(set(component) - COMPONENTS[target] - {"_target_", "_desc_"})
     if unknown:
         return f"{target} may not get the argument '{unknown[0]}'"
+    if component.get("checkpoint", _CHECKPOINT) != _CHECKPOINT:
+        return f"its checkpoint must be {_CHECKPOINT}"
     if target == "LoadImaged" and component.get("reader") not in _READERS:
         return f"its reader must be {_READERS[0]}"
     return ""

@@ -103,6 +103,7 @@ class OpenedBundle:
         config.pop("evaluator", None)
         parser.read_config(config)
         parser["bundle_root"] = str(self.root)
+        parser["checkpoint"] = str(self.weights)
         parser["device"] = f"$torch.device('{torch.device(device)}')"
         return parser
 
@@ -132,9 +133,9 @@ class OpenedBundle:
         if self.form == "model.ts":
             return self._scripted(device)
         weights = self.require_weights()
-        network = self.build(parser, "network_def")
         try:
             _check_not_packed(weights)
+            network = self.build(parser, "network_def")  # looks at the weights
             load_strict(network, weights, self.config["labels"])
         except BlosamError as error:
             if self.form == "folder":

@@ -8,7 +8,9 @@ stays frozen.
 
 from __future__ import annotations
 
+import copy
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +23,7 @@ from .adapters import (
     add_lora,
     decompose_all,
     first_block,
+    fold,
     is_adapter,
     parse_adapter,
     prefix_is_cheap,
@@ -102,7 +105,7 @@ class BloSam(nn.Module):
             raise BlosamError(f"dropout is {dropout}. Use a probability from 0 to below 1.")
         self.encoder_name, self.image_size, self.out_channels = encoder, image_size, out_channels
         self.rank, self.prompt, self.head, self.trainable = rank, prompt, head, trainable
-        self.init_seed, self.embed_dim = init_seed, EMBED_DIM
+        self.num_prompt_tokens, self.init_seed, self.embed_dim = num_prompt_tokens, init_seed, EMBED_DIM
 
         with torch.random.fork_rng(devices=[]):
             # Not torch.manual_seed, which would reseed every accelerator as well.
@@ -132,6 +135,17 @@ class BloSam(nn.Module):
         self.requires_grad_(False)
         for parameter in self.weight_parameters(iou_head=True) + self.prompt_parameters():
             parameter.requires_grad_(True)
+
+    @property
+    def structure(self) -> dict[str, Any]:
+        """The arguments on which the names and shapes of the tensors depend, beside encoder, size and classes."""
+        return {
+            "rank": self.rank,
+            "prompt": self.prompt,
+            "num_prompt_tokens": self.num_prompt_tokens,
+            "trainable": self.trainable,
+            "encoder_adapter": str(self.encoder_adapter),
+        }
 
     # --- what is trained ------------------------------------------------------------------------------------
 
@@ -276,23 +290,25 @@ class BloSam(nn.Module):
 
     # --- export ---------------------------------------------------------------------------------------------
 
+    def folded(self) -> BloSam:
+        """A copy for inference in which adapters have become plain layers where that is possible.
+
+        It shares all other tensors with this network, and is in evaluation mode.
+        """
+        shared = {id(tensor): tensor for tensor in (*self.parameters(), *self.buffers())}
+        return fold(copy.deepcopy(self, shared)).eval()
+
     def __prepare_scriptable__(self) -> nn.Module:
         """Called by ``torch.jit.script``: a traced copy of the forward pass, because SAM's own code cannot be
         scripted.
 
-        The copy is in evaluation mode and takes any batch size.
+        The copy is folded, in evaluation mode, and takes any batch size.
         """
-        was_training = self.training
         example = torch.zeros(1, 3, self.image_size, self.image_size).to(self.pixel_mean)
-        try:
-            with torch.no_grad(), warnings.catch_warnings():
-                # Sizes that tracing warns about are constants of the network; the batch size is not among
-                # them.
-                warnings.simplefilter("ignore", torch.jit.TracerWarning)
-                traced = torch.jit.trace(self.eval(), example, check_trace=False)
-        finally:
-            self.train(was_training)
-        return _Traced(traced)
+        with torch.no_grad(), warnings.catch_warnings():
+            # Sizes that tracing warns about are constants of the network; the batch size is not among them.
+            warnings.simplefilter("ignore", torch.jit.TracerWarning)
+            return _Traced(torch.jit.trace(self.folded(), example, check_trace=False))
 
 
 class _Traced(nn.Module):

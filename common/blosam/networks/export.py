@@ -28,7 +28,7 @@ def to_torchscript(
     """Write a TorchScript file: image B x 3 x S x S in [0, 1] to logits B x (K + 1) x S x S, any B.
 
     Args:
-        network: written as it is in evaluation mode; not changed.
+        network: written as it is in evaluation mode, adapters folded; not changed.
         path: the file to write, usually ``model.ts``; replaced atomically.
         metadata: stored as ``metadata.json`` inside the file.
         extra_files: name and text of other files to store inside, e.g. ``inference.json``.
@@ -51,7 +51,7 @@ def to_onnx(network: BloSam, path: str | os.PathLike) -> None:
     """Write one ONNX file: input ``image`` B x 3 x S x S, output ``pred`` B x (K + 1) x S x S, any B.
 
     Args:
-        network: written as it is in evaluation mode; not changed. Its weights must be below 1.9 GB.
+        network: written as it is in evaluation mode, adapters folded; not changed. Its weights must be below 1.9 GB.
         path: the file to write; replaced atomically.
 
     Raises:
@@ -67,21 +67,17 @@ def to_onnx(network: BloSam, path: str | os.PathLike) -> None:
             f"the {network.encoder_name} network is {size:,} bytes, an ONNX file holds at most 2 GiB. "
             "Export TorchScript, or use a smaller encoder."
         )
-    was_training = network.training
     example = torch.zeros(2, 3, network.image_size, network.image_size).to(network.pixel_mean)
-    try:
-        with torch.no_grad(), warnings.catch_warnings(), atomic_path(path) as temporary:
-            warnings.simplefilter("ignore", FutureWarning)  # of the exporter's own code
-            torch.onnx.export(
-                network.eval(),
-                (example,),
-                str(temporary),
-                dynamo=True,
-                external_data=False,
-                verbose=False,
-                input_names=["image"],
-                output_names=["pred"],
-                dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
-            )
-    finally:
-        network.train(was_training)
+    with torch.no_grad(), warnings.catch_warnings(), atomic_path(path) as temporary:
+        warnings.simplefilter("ignore", FutureWarning)  # of the exporter's own code
+        torch.onnx.export(
+            network.folded(),
+            (example,),
+            str(temporary),
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+            input_names=["image"],
+            output_names=["pred"],
+            dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+        )
