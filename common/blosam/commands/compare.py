@@ -29,7 +29,10 @@ def compare(
     image_size: Annotated[int, typer.Option(help="Longest side in training, in pixels.")] = 256,
     labels: Annotated[str, typer.Option(help="Classes of the masks, e.g. lung=1 or lung=1,heart=2.")] = "lung=1",
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...; auto takes a GPU when there is one.")] = "auto",
-    workers: Annotated[int, typer.Option(help="Runs at the same time.")] = 1,
+    devices: Annotated[
+        str, typer.Option(help="Several GPUs, e.g. cuda:0,cuda:1; cuda takes all. Instead of --device.")
+    ] = "",
+    workers: Annotated[int, typer.Option(help="Runs at the same time, on each device.")] = 1,
     threads: Annotated[int, typer.Option(help="Threads of a run; the processor time of all of them counts.")] = 1,
     backbone_weights: Annotated[
         str, typer.Option(help="ResNet-50 state dict for deeplabv3, hsnet and ssp; without it they are not ranked.")
@@ -51,6 +54,7 @@ def compare(
     from blosam.compare.options import Options
     from blosam.compare.runner import compare as run
 
+    chosen = _devices(devices) if devices else [_device(device)]
     options = Options(
         data=data,
         out=out,
@@ -65,11 +69,15 @@ def compare(
         views_kind=views_kind,
         image_size=image_size,
         labels=_labels(labels),
-        device=_device(device),
+        device=chosen[0],
         threads=threads,
         backbone_weights=backbone_weights,
     )
-    failures = run(options, workers)
+    try:
+        failures = run(options, workers, chosen)
+    except KeyboardInterrupt:
+        typer.echo("stopped. Finished runs stay; the same command goes on with the others.", err=True)
+        raise typer.Exit(130) from None
     summary = out / "tables" / "summary.md"
     if summary.is_file():
         typer.echo(summary.read_text(encoding="utf-8"))
@@ -94,6 +102,21 @@ def _labels(text: str) -> dict[str, int]:
     if not pairs or not all(name and value.isdigit() for name, _, value in pairs):
         raise BlosamError(f"--labels {text}: not name=value pairs. Give e.g. lung=1,heart=2.")
     return {name: int(value) for name, _, value in pairs}
+
+
+def _devices(text: str) -> list[str]:
+    """The names in ``--devices``, with ``cuda`` resolved to every GPU.
+
+    Raises:
+        BlosamError: when one is not there.
+    """
+    import torch
+
+    names = [_device(name) for name in _words(text)]
+    if not names:
+        raise BlosamError("--devices names none. Give e.g. cuda:0,cuda:1.")
+    every = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    return list(dict.fromkeys(each for name in names for each in (every if name == "cuda" else [name])))
 
 
 def _device(name: str) -> str:

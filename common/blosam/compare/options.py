@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from blosam.compare.budget import clock_of
+from blosam.compare.budget import WALL, clock_of
 from blosam.data.datalist import Split, file_stem, load_split
 from blosam.errors import BlosamError
 
@@ -52,6 +53,7 @@ class Options:
         labels: foreground classes, name to value 1..K.
         device: where to train.
         threads: of a run on the processor; each counts against the budget.
+        runs_per_gpu: runs that share a GPU, and so the seconds of its budget.
         backbone_weights: file of an ImageNet ResNet-50 for the methods that were published with one; empty = random.
     """
 
@@ -70,6 +72,7 @@ class Options:
     labels: dict[str, int] = field(default_factory=lambda: {"lung": 1})
     device: str = "cpu"
     threads: int = 1
+    runs_per_gpu: int = 1
     backbone_weights: str = ""
 
     def jobs(self) -> list[Job]:
@@ -101,6 +104,7 @@ class Options:
             "max_steps": self.max_steps,
             "labels": self.labels,
             "weights": "last",
+            **({"runs_per_gpu": self.runs_per_gpu} if clock_of(self.device) == WALL else {}),
         }
 
     def check(self) -> None:
@@ -119,6 +123,11 @@ class Options:
             raise BlosamError(f"--labels {self.labels}: the values must be 1, 2, ... Give e.g. lung=1.")
         for job in {Job("", k, seed) for k in self.shots for seed in range(self.seeds)}:
             self.split(job)
+
+
+def settings_digest(settings: Any) -> str:
+    """12 hexadecimal digits of some plain JSON values."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _digest(split: Split) -> str:

@@ -59,10 +59,16 @@ def read_run(path: Path) -> Record:
     return record
 
 
+def run_files(out: Path) -> list[Path]:
+    """Files of the finished runs in a comparison's folder."""
+    # Another process may be writing one, under a temporary name that begins with a dot.
+    return sorted(path for path in (out / "runs").glob("*.json") if not path.name.startswith("."))
+
+
 def read_runs(out: Path) -> list[Record]:
     """All finished runs of a comparison's folder, by method (in the registry's order), shots and seed."""
     order = {name: number for number, name in enumerate(approaches.names())}
-    runs = [read_run(path) for path in (out / "runs").glob("*.json")]
+    runs = [read_run(path) for path in run_files(out)]
     return sorted(runs, key=lambda r: (order.get(r["method"], len(order)), r["method"], r["shots"], r["seed"]))
 
 
@@ -200,7 +206,8 @@ def markdown(runs: Sequence[Record]) -> str:
 def _clock(shared: Mapping[str, Any]) -> str:
     """What the seconds of the budget are."""
     if shared["clock"] == WALL:
-        return "on the clock"
+        shared_by = shared.get("runs_per_gpu", 1)
+        return "on the clock" if shared_by == 1 else f"on the clock of a GPU that {shared_by} runs share"
     threads = shared["threads"]
     return "of processor time on one thread" if threads == 1 else f"of processor time, summed over {threads} threads"
 

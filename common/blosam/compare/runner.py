@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import logging
-import multiprocessing
 import time
-import warnings
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +15,26 @@ import torch
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from blosam.atomicio import atomic_write
 from blosam.bundle import root_cause
 from blosam.compare import approaches
 from blosam.compare.curve import LearningCurve, held_out_subset
 from blosam.compare.footprint import PeakMemory, inference_time
+from blosam.compare.jobqueue import (
+    Ended,
+    Queue,
+    Turn,
+    attempt,
+    failure_path,
+    note_failure,
+    run_path,
+)
 from blosam.compare.measure import measure, training_transform
-from blosam.compare.options import Job, Options
+from blosam.compare.options import Job, Options, settings_digest
 from blosam.compare.page import write_page
 from blosam.compare.pictures import save_pictures
-from blosam.compare.results import mean_dice, read_run, read_runs, write_run, write_tables
+from blosam.compare.pool import TALKATIVE
+from blosam.compare.results import Record, mean_dice, read_run, read_runs, run_files, write_run, write_tables
+from blosam.compare.schedule import carry_out
 from blosam.data import FewShotDataset
 from blosam.data.datalist import file_stem
 from blosam.engines.randomness import preserved_rng
@@ -37,18 +45,19 @@ logger = logging.getLogger(__name__)
 
 # What data, memory or numbers may cause; a mistake in the code still ends the comparison.
 _RUN_ERRORS = (ValueError, RuntimeError, OSError, ArithmeticError, MemoryError)
-_TALKATIVE = ("blosam.data", "blosam.evaluation", "blosam.engines", "blosam.networks", "blosam.weights")
 
 
-def compare(options: Options, workers: int = 1) -> list[str]:
+def compare(options: Options, workers: int = 1, devices: Sequence[str] = ()) -> list[str]:
     """Carry out every run that is not finished yet and write the tables and the report.
 
     ``OUT/runs/METHOD_kK_sSEED.json`` holds a finished run, ``.failed.txt`` beside it the reason of a failed one
     (tried again the next time). The tables are renewed after every run and hold all finished runs of the folder.
+    Several processes or computers may work on one folder at the same time: none repeats what another does.
 
     Args:
         options: what to compare.
-        workers: processes; each uses ``options.threads`` threads.
+        workers: processes for each device; each uses ``options.threads`` threads.
+        devices: on which to train, all of the kind of ``options.device``; empty for that one.
 
     Returns:
         One line per failed run.
@@ -57,26 +66,26 @@ def compare(options: Options, workers: int = 1) -> list[str]:
         BlosamError: when an option is wrong, or the folder holds runs that were made with other settings.
     """
     options.check()
+    slots = _slots(options, workers, devices)
+    options = replace(options, runs_per_gpu=workers)
     settings = {name: approaches.get(name).settings(options) for name in options.methods}
     shared = options.shared_settings()
     finished = _finished(options, shared, settings)
     waiting = [job for job in options.jobs() if job.name not in finished]
     if finished:
         logger.info("%d runs were finished before, %d remain.", len(options.jobs()) - len(waiting), len(waiting))
+    queue = Queue(options.out, waiting, {name: settings_digest([shared, own]) for name, own in settings.items()})
     failures = []
     bar = tqdm(total=len(waiting), desc="comparing", unit="run", disable=None)
     with _quiet(), logging_redirect_tqdm(), bar:
-        for job, error in _carry_out(options, waiting, workers):
+        for job, error in carry_out(queue, slots, functools.partial(_work, options)):
             if error:
                 failures.append(f"{job.name}: {error}")
                 logger.warning("%s failed: %s", job.name, error)
             else:
-                write_tables(options.out, read_runs(options.out))
+                _write(options.out, write_tables)
             bar.update()
-    runs = read_runs(options.out)
-    if runs:
-        write_tables(options.out, runs)
-        write_page(options.out / "report.html", runs)
+    _write(options.out, _write_all)
     return failures
 
 
@@ -149,16 +158,15 @@ def run_job(options: Options, job: Job) -> dict[str, Any]:
 
 def _attempt(options: Options, job: Job) -> str:
     """Carry out one run and write its file; returns the reason when it failed, else an empty text."""
-    target, failed = _paths(options.out, job)
     try:
         record = run_job(options, job)
     except _RUN_ERRORS as error:
         logger.debug("%s", job.name, exc_info=True)
         cause = root_cause(error)
         kind = "" if isinstance(cause, BlosamError) else f"{type(cause).__name__}: "
-        return _note_failure(failed, f"{kind}{cause}")
-    write_run(target, record)
-    failed.unlink(missing_ok=True)
+        return note_failure(options.out, job, f"{kind}{cause}")
+    write_run(run_path(options.out, job), record)
+    failure_path(options.out, job).unlink(missing_ok=True)
     logger.info(
         "%s: test Dice %.3f, train Dice %.3f, %d steps in %.1f s (%.1f s encoding)", job.name,
         mean_dice(record["rows"], "test"), mean_dice(record["rows"], "train"), record["steps"],
@@ -167,34 +175,41 @@ def _attempt(options: Options, job: Job) -> str:
     return ""
 
 
-def _carry_out(options: Options, jobs: list[Job], workers: int) -> Iterator[tuple[Job, str]]:
-    """Every job with the reason of its failure (empty when it succeeded), in the order in which they end."""
-    if workers <= 1:
-        for job in jobs:
-            yield job, _attempt(options, job)
-        return
-    context = multiprocessing.get_context("spawn")  # a forked PyTorch may hang in its thread pool
-    with ProcessPoolExecutor(workers, context, _start_worker, (logger.getEffectiveLevel(),)) as pool:
-        futures = {pool.submit(_attempt, options, job): job for job in jobs}
-        for future in as_completed(futures):
-            job = futures[future]
-            try:
-                yield job, future.result()
-            except BrokenProcessPool:
-                reason = "its process was ended from outside, usually for lack of memory. Give fewer --workers."
-                yield job, _note_failure(_paths(options.out, job)[1], reason)
+def _work(options: Options, turn: Turn, device: str) -> Ended | None:
+    """Carry out a run on a device, unless another process is doing so."""
+    return attempt(options.out, turn, functools.partial(_attempt, replace(options, device=device)))
 
 
-def _start_worker(level: int) -> None:
-    """Settings of a worker process: the command's way of logging."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    logging.getLogger("blosam").setLevel(level)
-    for name in ("ignite", "monai"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    for name in _TALKATIVE:
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for category in (UserWarning, FutureWarning, DeprecationWarning):  # of the libraries, while they are imported
-        warnings.filterwarnings("ignore", category=category)
+def _slots(options: Options, workers: int, devices: Sequence[str]) -> list[str]:
+    """The device of every run that may take place at the same time.
+
+    Raises:
+        BlosamError: when devices of different kinds are asked for, or no worker.
+    """
+    named = list(dict.fromkeys(devices)) or [options.device]
+    if len({torch.device(name).type for name in (*named, options.device)}) > 1:
+        raise BlosamError(f"--devices {','.join(named)}: a budget is not the same on a CPU and a GPU. Give one kind.")
+    if workers < 1:
+        raise BlosamError(f"--workers {workers}: nobody would do the runs. Give 1 or more.")
+    return [name for _ in range(workers) for name in named]
+
+
+def _write(out: Path, write: Callable[[Path, list[Record]], Any]) -> None:
+    """Make files of all finished runs, and again if another process finished one meanwhile.
+
+    Otherwise the slower one of two processes would leave tables without the last run of the faster one.
+    """
+    written = None
+    while (found := run_files(out)) != written:
+        runs = read_runs(out)
+        if runs:
+            write(out, runs)
+        written = found
+
+
+def _write_all(out: Path, runs: list[Record]) -> None:
+    write_tables(out, runs)
+    write_page(out / "report.html", runs)
 
 
 def _finished(options: Options, shared: dict[str, Any], settings: dict[str, dict[str, Any]]) -> set[str]:
@@ -204,7 +219,7 @@ def _finished(options: Options, shared: dict[str, Any], settings: dict[str, dict
         BlosamError: when one of them was made with other settings, so that it cannot stand beside new ones.
     """
     found = set()
-    for path in sorted((options.out / "runs").glob("*.json")):
+    for path in run_files(options.out):
         record = read_run(path)
         pairs = [(record["shared"], shared)]
         if record["method"] in settings:
@@ -235,21 +250,10 @@ def _threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _paths(out: Path, job: Job) -> tuple[Path, Path]:
-    return out / "runs" / f"{job.name}.json", out / "runs" / f"{job.name}.failed.txt"
-
-
-def _note_failure(path: Path, reason: str) -> str:
-    reason = " ".join(reason.split())
-    with atomic_write(path, "w") as file:
-        file.write(reason + "\n")
-    return reason
-
-
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep what single trainings log out of the progress of the comparison, unless it was asked for (-v)."""
-    loggers = [logging.getLogger(name) for name in _TALKATIVE]
+    loggers = [logging.getLogger(name) for name in TALKATIVE]
     levels = [item.level for item in loggers]
     if logging.getLogger().getEffectiveLevel() > logging.INFO:
         for item in loggers:
