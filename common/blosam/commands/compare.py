@@ -10,34 +10,49 @@ import typer
 from blosam.errors import BlosamError
 
 _METHODS = "recommended,blo-sam,joint,unet"
+_Data = Annotated[Path | None, typer.Option(help="Folder with images/ and masks/, or with a dataset.json.")]
+_Methods = Annotated[str, typer.Option(help="Names with commas; --list shows them.")]
+_Shots = Annotated[str, typer.Option(help="Numbers of training images, with commas.")]
+_Seeds = Annotated[int, typer.Option(help="Draws of training images for each number.")]
+_Out = Annotated[Path | None, typer.Option(help="Folder for results; finished runs in it are not repeated.")]
+_Encoder = Annotated[str, typer.Option(help="tiny, vit_b, vit_l or vit_h.")]
+_BaseWeights = Annotated[str, typer.Option(help="auto, random, or the path of a checkpoint.")]
+_Budget = Annotated[float, typer.Option(help="Seconds of training per run, of the processor or on a GPU.")]
+_MaxSteps = Annotated[int, typer.Option(help="Updates per run at most.")]
+_Views = Annotated[int, typer.Option(help="Augmented views of each image.")]
+_ViewsKind = Annotated[str, typer.Option(help="greyscale (radiographs) or rgb (endoscopy).")]
+_ImageSize = Annotated[int, typer.Option(help="Longest side in training, in pixels.")]
+_Labels = Annotated[str, typer.Option(help="Classes of the masks, e.g. lung=1 or lung=1,heart=2.")]
+_Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...; auto takes a GPU when there is one.")]
+_Devices = Annotated[str, typer.Option(help="Several GPUs, e.g. cuda:0,cuda:1; cuda takes all. Instead of --device.")]
+_Workers = Annotated[int, typer.Option(help="Runs at the same time, on each device.")]
+_Threads = Annotated[int, typer.Option(help="Threads of a run; the processor time of all of them counts.")]
+_Backbone = Annotated[
+    str, typer.Option(help="ResNet-50 state dict for deeplabv3, hsnet and ssp; without it they are not ranked.")
+]
+_List = Annotated[bool, typer.Option("--list", help="Print the methods, one a line, and stop.")]
 
 
 def compare(
-    data: Annotated[Path | None, typer.Option(help="Folder with images/ and masks/, or with a dataset.json.")] = None,
-    methods: Annotated[str, typer.Option(help="Names with commas; --list shows them.")] = _METHODS,
-    shots: Annotated[str, typer.Option(help="Numbers of training images, with commas.")] = "2,4,8",
-    seeds: Annotated[int, typer.Option(help="Draws of training images for each number.")] = 3,
-    out: Annotated[Path | None, typer.Option(help="Folder for results; finished runs in it are not repeated.")] = None,
-    encoder: Annotated[str, typer.Option(help="tiny, vit_b, vit_l or vit_h.")] = "tiny",
-    base_weights: Annotated[str, typer.Option(help="auto, random, or the path of a checkpoint.")] = "auto",
-    budget: Annotated[
-        float, typer.Option(help="Seconds of training per run: processor time, on a GPU time that passes.")
-    ] = 45.0,
-    max_steps: Annotated[int, typer.Option(help="Updates per run at most.")] = 400,
-    views: Annotated[int, typer.Option(help="Augmented views of each image.")] = 16,
-    views_kind: Annotated[str, typer.Option(help="greyscale (radiographs) or rgb (endoscopy).")] = "greyscale",
-    image_size: Annotated[int, typer.Option(help="Longest side in training, in pixels.")] = 256,
-    labels: Annotated[str, typer.Option(help="Classes of the masks, e.g. lung=1 or lung=1,heart=2.")] = "lung=1",
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...; auto takes a GPU when there is one.")] = "auto",
-    devices: Annotated[
-        str, typer.Option(help="Several GPUs, e.g. cuda:0,cuda:1; cuda takes all. Instead of --device.")
-    ] = "",
-    workers: Annotated[int, typer.Option(help="Runs at the same time, on each device.")] = 1,
-    threads: Annotated[int, typer.Option(help="Threads of a run; the processor time of all of them counts.")] = 1,
-    backbone_weights: Annotated[
-        str, typer.Option(help="ResNet-50 state dict for deeplabv3, hsnet and ssp; without it they are not ranked.")
-    ] = "",
-    list_methods: Annotated[bool, typer.Option("--list", help="Print the methods, one a line, and stop.")] = False,
+    data: _Data = None,
+    methods: _Methods = _METHODS,
+    shots: _Shots = "2,4,8",
+    seeds: _Seeds = 3,
+    out: _Out = None,
+    encoder: _Encoder = "tiny",
+    base_weights: _BaseWeights = "auto",
+    budget: _Budget = 45.0,
+    max_steps: _MaxSteps = 400,
+    views: _Views = 16,
+    views_kind: _ViewsKind = "greyscale",
+    image_size: _ImageSize = 256,
+    labels: _Labels = "lung=1",
+    device: _Device = "auto",
+    devices: _Devices = "",
+    workers: _Workers = 1,
+    threads: _Threads = 1,
+    backbone_weights: _Backbone = "",
+    list_methods: _List = False,
 ) -> None:
     """Train and measure methods on the same images, views and time; writes results.csv, tables/ and report.html.
 
@@ -78,12 +93,21 @@ def compare(
     except KeyboardInterrupt:
         typer.echo("stopped. Finished runs stay; the same command goes on with the others.", err=True)
         raise typer.Exit(130) from None
+    _show(out, failures, len(options.jobs()))
+
+
+def _show(out: Path, failures: list[str], jobs: int) -> None:
+    """Print the summary, and where the report is.
+
+    Raises:
+        BlosamError: when runs failed.
+    """
     summary = out / "tables" / "summary.md"
     if summary.is_file():
         typer.echo(summary.read_text(encoding="utf-8"))
         typer.echo(f"report: {out / 'report.html'}")
     if failures:
-        raise BlosamError(f"{len(failures)} of {len(options.jobs())} runs failed; run the command again. {failures[0]}")
+        raise BlosamError(f"{len(failures)} of {jobs} runs failed; run the command again. {failures[0]}")
 
 
 def _words(text: str) -> list[str]:
