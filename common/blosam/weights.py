@@ -20,7 +20,7 @@ from .download import RemoteFile, download
 from .errors import BlosamError
 
 if TYPE_CHECKING:
-    from .networks import BloSam
+    from .networks import BloSam, PromptableSam
 
 __all__ = [
     "REGISTRY",
@@ -242,7 +242,7 @@ def resolve_base(encoder: str, base_weights: str | os.PathLike = "auto") -> Path
     )
 
 
-def load_base(network: BloSam, base_weights: str | os.PathLike = "auto") -> BloSam:
+def load_base(network: BloSam | PromptableSam, base_weights: str | os.PathLike = "auto") -> BloSam | PromptableSam:
     """Load the base weights into a network, as the bundles' configs do.
 
     A file of the registry is verified first: by size every time, by SHA-256 once (a small note beside the

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from blosam.baselines import UNet
 from blosam.commands.compare import compare
-from blosam.compare import approaches
+from blosam.compare import approaches, registry
 from blosam.compare.measure import measure
 from blosam.data.phantoms.write import write_dataset
 from blosam.errors import BlosamError
@@ -154,13 +154,13 @@ def test_a_failed_run_is_noted_tried_again_and_stops_no_other(phantoms, tmp_path
 
     good = approaches.get("blo-sam")
     bad = approaches.Approach("blo-sam", "", broken, good.settings)
-    monkeypatch.setitem(approaches._REGISTRY, "blo-sam", bad)
+    monkeypatch.setitem(registry._REGISTRY, "blo-sam", bad)
     result = call(phantoms, tmp_path)
     assert isinstance(result.exception, BlosamError) and "1 of 2 runs failed" in str(result.exception)
     note = tmp_path / "runs" / "blo-sam_k2_s0.failed.txt"
     assert note.read_text() == "RuntimeError: out of memory\n"
     assert {row["method"] for row in rows(tmp_path)} == {"unet"}
-    monkeypatch.setitem(approaches._REGISTRY, "blo-sam", good)
+    monkeypatch.setitem(registry._REGISTRY, "blo-sam", good)
     assert call(phantoms, tmp_path).exit_code == 0
     assert not note.exists() and {row["method"] for row in rows(tmp_path)} == {"blo-sam", "unet"}
 
@@ -203,7 +203,7 @@ def test_a_run_uses_the_threads_it_was_given(phantoms, tmp_path, monkeypatch):
         seen.append(torch.get_num_threads())
         return good.train(task)
 
-    monkeypatch.setitem(approaches._REGISTRY, "unet", approaches.Approach("unet", "", watched, good.settings))
+    monkeypatch.setitem(registry._REGISTRY, "unet", approaches.Approach("unet", "", watched, good.settings))
     before = torch.get_num_threads()
     assert call(phantoms, tmp_path, "--methods", "unet", "--threads", "3").exit_code == 0
     assert seen == [3] and torch.get_num_threads() == before

@@ -30,6 +30,9 @@ _Threads = Annotated[int, typer.Option(help="Threads of a run; the processor tim
 _Backbone = Annotated[
     str, typer.Option(help="ResNet-50 state dict for deeplabv3, hsnet and ssp; without it they are not ranked.")
 ]
+_MedSam = Annotated[
+    str, typer.Option(help="MedSAM's released weights for medsam-box; without it that trains by MedSAM's recipe.")
+]
 _List = Annotated[bool, typer.Option("--list", help="Print the methods, one a line, and stop.")]
 
 
@@ -52,17 +55,15 @@ def compare(
     workers: _Workers = 1,
     threads: _Threads = 1,
     backbone_weights: _Backbone = "",
+    medsam_weights: _MedSam = "",
     list_methods: _List = False,
 ) -> None:
     """Train and measure methods on the same images, views and time; writes results.csv, tables/ and report.html.
 
     Example: blosam compare --data chest_images --methods recommended,unet --shots 2,4 --out runs/compare
     """
-    from blosam.compare import approaches
-
     if list_methods:
-        for name in approaches.names():
-            typer.echo(f"{name:<14} {approaches.get(name).summary}")
+        _list_methods()
         return
     if data is None or out is None:
         raise typer.BadParameter("--data and --out are needed (or --list)")
@@ -87,6 +88,7 @@ def compare(
         device=chosen[0],
         threads=threads,
         backbone_weights=backbone_weights,
+        medsam_weights=medsam_weights,
     )
     try:
         failures = run(options, workers, chosen)
@@ -94,6 +96,14 @@ def compare(
         typer.echo("stopped. Finished runs stay; the same command goes on with the others.", err=True)
         raise typer.Exit(130) from None
     _show(out, failures, len(options.jobs()))
+
+
+def _list_methods() -> None:
+    from blosam.compare import approaches
+
+    width = max(map(len, approaches.names()))
+    for name in approaches.names():
+        typer.echo(f"{name:<{width}} {approaches.get(name).summary}")
 
 
 def _show(out: Path, failures: list[str], jobs: int) -> None:

@@ -1,22 +1,15 @@
-"""The registry of what can be compared, and how each of it is trained.
-
-An approach gets a :class:`Task` (the same images, views, seed, time) and gives a :class:`Trained` network. To add one,
-write a function from task to trained network and ``register`` it; nothing else needs to know.
-"""
+"""How each of what can be compared is trained; importing this fills the registry, whose functions are here too."""
 
 from __future__ import annotations
 
 import functools
 import math
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from ignite.engine import Events
-from monai.data import Dataset
 from torch import nn
 
 from blosam import methods, weights
@@ -31,129 +24,36 @@ from blosam.baselines import (
     train_episodes,
     train_plain,
 )
-from blosam.compare.budget import Budget, BudgetSchedule, clock_of
-from blosam.compare.curve import LearningCurve, StepDone
+from blosam.compare import prompted
+from blosam.compare.budget import BudgetSchedule
 from blosam.compare.options import Options
-from blosam.data import BilevelLoader, FeatureBank, default_views
+from blosam.compare.registry import (
+    Approach,
+    Task,
+    Trained,
+    base_settings,
+    digest,
+    get,
+    names,
+    register,
+    trained_by,
+)
+from blosam.data import BilevelLoader
 from blosam.engines import BilevelTrainer
 from blosam.engines.losses import make_loss
-from blosam.errors import BlosamError
 from blosam.networks import BloSam
-from blosam.weightsio import sha256_of
 
-
-@dataclass(frozen=True)
-class Task:
-    """What every approach gets for one run.
-
-    Args:
-        dataset: the preprocessed training images, ``image`` 3 x S x S and ``label`` 1 x S x S each.
-        options: settings of the comparison.
-        seed: of this run.
-        curve: looks at the training while it goes on; None does not.
-    """
-
-    dataset: Dataset
-    options: Options
-    seed: int
-    curve: LearningCurve | None = None
-
-    @property
-    def out_channels(self) -> int:
-        """K + 1."""
-        return len(self.options.labels) + 1
-
-    def bank(self, network: nn.Module) -> FeatureBank:
-        """The views, before encoding: view v of image i is the same picture for every approach."""
-        views = default_views(self.options.views_kind)
-        device = next(network.parameters()).device
-        return FeatureBank(self.dataset, network, views, self.options.views, self.seed, device)
-
-    def prepared(self, network: nn.Module) -> tuple[FeatureBank, Budget]:
-        """The views, encoded, and the budget of which that was the first part.
-
-        Raises:
-            BlosamError: when no time is left to train.
-        """
-        options = self.options
-        budget = Budget(options.budget, options.max_steps, clock_of(options.device), options.device)
-        bank = self.bank(network)
-        bank.fill()
-        budget.check()
-        return bank, budget
-
-    def followed(self, network: nn.Module, budget: Budget) -> AbstractContextManager[StepDone | None]:
-        """Train in the body; what it gives must be called with the loss after every step, if it gives anything."""
-        return nullcontext() if self.curve is None else self.curve.follow(network, budget)
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What an approach gives back.
-
-    Args:
-        network: B x 3 x S x S in [0, 1] -> logits B x (K+1) x S x S, with the last weights of the training.
-        steps: updates made.
-        encoding_seconds: time for drawing and encoding the views, on the clock of the budget.
-        training_seconds: time for everything, encoding included, on the clock of the budget.
-        parameters: all of the network's numbers.
-        trained_parameters: those that an optimizer changed.
-        d1: indices of D1 in the training list; empty when all images were used together.
-        d2: indices of D2.
-    """
-
-    network: nn.Module
-    steps: int
-    encoding_seconds: float
-    training_seconds: float
-    parameters: int
-    trained_parameters: int
-    d1: tuple[int, ...] = ()
-    d2: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class Approach:
-    """One line of the comparison.
-
-    Args:
-        name: what users type.
-        summary: one line.
-        train: from task to trained network.
-        settings: what the result depends on beyond ``Options.shared_settings``; plain JSON values.
-        caveat: why the row cannot be ranked with these options; empty when it can.
-    """
-
-    name: str
-    summary: str
-    train: Callable[[Task], Trained]
-    settings: Callable[[Options], dict[str, Any]]
-    caveat: Callable[[Options], str] = lambda options: ""
-
-
-_REGISTRY: dict[str, Approach] = {}
-
-
-def register(approach: Approach) -> Approach:
-    """Add an approach, or replace the one of that name."""
-    _REGISTRY[approach.name] = approach
-    return approach
-
-
-def names() -> list[str]:
-    """Every registered name, ``recommended`` first."""
-    return list(_REGISTRY)
-
-
-def get(name: str) -> Approach:
-    """The approach of that name.
-
-    Raises:
-        BlosamError: when there is none.
-    """
-    if name not in _REGISTRY:
-        raise BlosamError(f"unknown method '{name}'. Choose among: {', '.join(names())}.")
-    return _REGISTRY[name]
+__all__ = [
+    "Approach",
+    "Task",
+    "Trained",
+    "get",
+    "names",
+    "register",
+    "train_baseline",
+    "train_few_shot",
+    "train_preset",
+]
 
 
 def train_preset(name: str, task: Task) -> Trained:
@@ -201,7 +101,7 @@ def train_preset(name: str, task: Task) -> Trained:
             trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: step_done(trainer.state.output["loss"]))
         trainer.run()
     halves = ((), ()) if preset.joint else (tuple(bank.d1), tuple(bank.d2))
-    return _trained(network.eval(), trainer.state.iteration, budget, [*theta, *prompt], *halves)
+    return trained_by(network.eval(), trainer.state.iteration, budget, [*theta, *prompt], *halves)
 
 
 def train_baseline(make: Callable[[Task], PlainNetwork], task: Task) -> Trained:
@@ -215,7 +115,7 @@ def train_baseline(make: Callable[[Task], PlainNetwork], task: Task) -> Trained:
     bank, budget = task.prepared(network)
     with task.followed(network, budget) as step_done:
         steps = train_plain(network, bank, budget, seed=task.seed, step_done=step_done)
-    return _trained(network, steps, budget, list(network.parameters()))
+    return trained_by(network, steps, budget, list(network.parameters()))
 
 
 def train_few_shot(make: Callable[[str | None], nn.Module], optimizer: str, task: Task) -> Trained:
@@ -234,27 +134,7 @@ def train_few_shot(make: Callable[[str | None], nn.Module], optimizer: str, task
     supported = Supported(network, labelled["features"], labelled["label"]).eval()
     with task.followed(supported, budget) as step_done:
         steps = train_episodes(network, bank, budget, 1e-3, optimizer=optimizer, seed=task.seed, step_done=step_done)
-    return _trained(supported, steps, budget, trained)
-
-
-def _trained(
-    network: nn.Module,
-    steps: int,
-    budget: Budget,
-    trained: list[nn.Parameter],
-    d1: tuple[int, ...] = (),
-    d2: tuple[int, ...] = (),
-) -> Trained:
-    return Trained(
-        network=network,
-        steps=steps,
-        encoding_seconds=budget.preparation,
-        training_seconds=budget.elapsed,
-        parameters=sum(p.numel() for p in network.parameters()),
-        trained_parameters=sum(p.numel() for p in trained),
-        d1=d1,
-        d2=d2,
-    )
+    return trained_by(supported, steps, budget, trained)
 
 
 def _preset_settings(name: str, options: Options) -> dict[str, Any]:
@@ -263,20 +143,7 @@ def _preset_settings(name: str, options: Options) -> dict[str, Any]:
     recipe = numbers.pop("name")
     for words in ("summary", "source"):
         numbers.pop(words)
-    base = weights.resolve_base(options.encoder, options.base_weights)
-    return {
-        "recipe": recipe,
-        "encoder": options.encoder,
-        "base_weights": "random" if base is None else base.name,
-        "base_sha256": "" if base is None else _sha256(base, base.stat().st_mtime_ns),
-        **numbers,
-    }
-
-
-@functools.cache
-def _sha256(path: Path, changed: int) -> str:
-    """Digest of a file; ``changed`` makes a rewritten file a new question."""
-    return sha256_of(path)
+    return {"recipe": recipe, **base_settings(options), **numbers}
 
 
 def _register_all() -> None:
@@ -288,6 +155,7 @@ def _register_all() -> None:
         register(
             Approach(name, summary, functools.partial(train_preset, name), functools.partial(_preset_settings, name))
         )
+    prompted.register_all()
     for name, (summary, train, published_with_backbone) in _BASELINES.items():
         settings = functools.partial(_baseline_settings, name)
         caveat = {"caveat": _random_backbone} if published_with_backbone else {}
@@ -301,8 +169,7 @@ def _random_backbone(options: Options) -> str:
 def _baseline_settings(name: str, options: Options) -> dict[str, Any]:
     settings: dict[str, Any] = {"recipe": name}
     if _BASELINES[name][2]:
-        path = Path(options.backbone_weights) if options.backbone_weights else None
-        settings["backbone_sha256"] = "" if path is None else _sha256(path, path.stat().st_mtime_ns)
+        settings["backbone_sha256"] = digest(options.backbone_weights)
     return settings
 
 

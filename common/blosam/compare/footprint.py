@@ -16,7 +16,7 @@ from monai.data import MetaTensor
 from monai.transforms import Compose
 from torch import nn
 
-from blosam.compare.measure import segmenting_transforms
+from blosam.compare.measure import evaluation_transforms, needs_truth, segmenting_transforms
 
 if sys.platform != "win32":
     import resource
@@ -110,15 +110,16 @@ def inference_time(
     """Milliseconds from an image file to its mask on the grid of the file.
 
     Args:
-        network: B x 3 x S x S -> logits B x (K+1) x S x S, in evaluation mode.
+        network: B x 3 x S x S -> logits B x (K+1) x S x S, in evaluation mode. Reading the true mask does not count
+            for one that needs it, making prompts of it does.
         pairs: items with ``image``; the first one is segmented once more before the clock runs.
-        size: S.
+        size: S; a network that says its own ``image_size`` is measured at that.
         device: where the network is.
 
     Returns:
         ``total_ms``: the median over images; ``network_ms``: the median of the network's part; ``images``.
     """
-    transforms = segmenting_transforms(size)
+    transforms = segmenting_transforms(getattr(network, "image_size", size))
     times = [_timed(network, pair, transforms, torch.device(device)) for pair in (pairs[0], *pairs)]
     total, own = zip(*times, strict=True)
     return {
@@ -134,10 +135,14 @@ def _timed(
 ) -> tuple[float, float]:
     """Seconds for one image: of everything, and of the network."""
     before, after = transforms
+    truth = []
+    if needs_truth(network):
+        with_label, _ = evaluation_transforms(network.out_channels - 1, network.image_size)
+        truth = [with_label(dict(pair))["label"].as_tensor()[None]]
     started = time.perf_counter()
     item = before({"image": pair["image"]})
     ready = time.perf_counter()
-    logits = network(item["image"].as_tensor()[None].to(device))[0]
+    logits = network(item["image"].as_tensor()[None].to(device), *truth)[0]
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     done = time.perf_counter()

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from monai.data import DataLoader, Dataset
-from monai.engines import SupervisedEvaluator
+from monai.engines import SupervisedEvaluator, default_prepare_batch
 from monai.transforms import Activationsd, AsDiscreted, Compose, Invertd, LoadImaged
 from torch import nn
 
@@ -69,10 +69,11 @@ def measure(
     """One row per image and class.
 
     Args:
-        network: B x 3 x S x S -> logits B x (K+1) x S x S.
+        network: B x 3 x S x S -> logits B x (K+1) x S x S. Only one that says ``needs_truth = True`` is also handed
+            the true mask, B x 1 x H x W on the image's own grid: it reads prompts off it.
         pairs: ``{"image": path, "label": path}`` items.
         labels: class name to value.
-        size: S.
+        size: S; a network that says its own ``image_size`` is measured at that.
         device: where the network is.
 
     Returns:
@@ -102,16 +103,28 @@ def evaluate(
     Returns:
         The evaluator, after its run.
     """
-    before, after = evaluation_transforms(num_classes, size)
+    before, after = evaluation_transforms(num_classes, getattr(network, "image_size", size))
     evaluator = SupervisedEvaluator(
         device=torch.device(device),
         val_data_loader=DataLoader(Dataset(list(pairs), before), batch_size=1, num_workers=0),
         network=network,
+        prepare_batch=_with_truth if needs_truth(network) else default_prepare_batch,
         postprocessing=after,
         val_handlers=[handler],
     )
     evaluator.run()
     return evaluator
+
+
+def needs_truth(network: nn.Module) -> bool:
+    """Whether a network reads prompts off the true mask."""
+    return getattr(network, "needs_truth", False)
+
+
+def _with_truth(batch: Mapping[str, Any], *args: Any, **kwargs: Any) -> tuple[Any, Any, tuple[Any], dict[str, Any]]:
+    """Image, label, and the label once more as the network's second argument."""
+    image, label = default_prepare_batch(batch, *args, **kwargs)
+    return image, label, (label,), {}
 
 
 def _preprocessing(num_classes: int, size: int, resized: tuple[str, ...]) -> Compose:

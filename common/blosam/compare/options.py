@@ -55,6 +55,7 @@ class Options:
         threads: of a run on the processor; each counts against the budget.
         runs_per_gpu: runs that share a GPU, and so the seconds of its budget.
         backbone_weights: file of an ImageNet ResNet-50 for the methods that were published with one; empty = random.
+        medsam_weights: file of MedSAM's released weights for ``medsam-box``; empty = its recipe on our base.
     """
 
     data: Path
@@ -74,6 +75,7 @@ class Options:
     threads: int = 1
     runs_per_gpu: int = 1
     backbone_weights: str = ""
+    medsam_weights: str = ""
 
     def jobs(self) -> list[Job]:
         """Every run; all methods of one seed come before the next seed, so partial results are comparable."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from .base_weights import load_base
 from .blosam import BloSam, FromFeatures
 from .export import to_onnx, to_torchscript
-from .sam import ENCODERS, build_sam, load_base, resize_position_tables
+from .promptable import PromptableSam
+from .sam import ENCODERS, build_sam, resize_position_tables
 from .saved import network_for
 from .tiny import TinyEncoder
 
@@ -12,6 +14,7 @@ __all__ = [
     "ENCODERS",
     "BloSam",
     "FromFeatures",
+    "PromptableSam",
     "TinyEncoder",
     "build_sam",
     "load_base",
