@@ -22,7 +22,7 @@ class Method:
         summary: one line for ``blosam info``.
         source: where the method and its numbers come from.
         trainable: what is trained of SAM, as for ``BloSam``: ``decoder`` (LoRA and heads of the mask decoder),
-            ``decoder-norms``, ``whole-decoder`` or ``all``.
+            ``decoder-norms``, ``whole-decoder``, ``all``, ``lora`` or ``none``.
         encoder_adapter: what is adapted in the encoder, KIND[:SIZE][@FIRST_BLOCK], as for ``BloSam``.
         loss: one of ``blosam.engines.losses.LOSSES``.
         joint: weights and prompt move together on all images, instead of weights on D1 and prompt on D2.
@@ -40,6 +40,7 @@ class Method:
         iou_loss_weight: weight of the predicted-IoU loss; 0 as published.
         warmup: iterations in which the learning rate rises linearly.
         clip_norm: gradient norm limit of the weights; 0 = none.
+        dice_weight: lambda of the loss ``ce-dice``, lambda Dice + (1 - lambda) cross-entropy.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Method:
     iou_loss_weight: float = 0.0
     warmup: int = 0
     clip_norm: float = 0.0
+    dice_weight: float = 0.8
 
     @property
     def structure(self) -> dict[str, Any]:

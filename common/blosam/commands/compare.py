@@ -11,7 +11,10 @@ from blosam.errors import BlosamError
 
 _METHODS = "recommended,blo-sam,joint,unet"
 _Data = Annotated[Path | None, typer.Option(help="Folder with images/ and masks/, or with a dataset.json.")]
-_Methods = Annotated[str, typer.Option(help="Names with commas; --list shows them.")]
+_Methods = Annotated[str, typer.Option(help="Names with commas; --list shows them.", show_default=_METHODS)]
+_Ablate = Annotated[
+    list[str], typer.Option(help="What to vary of the methods (else of blo-sam): names of --list with commas, or all.")
+]
 _Shots = Annotated[str, typer.Option(help="Numbers of training images, with commas.")]
 _Seeds = Annotated[int, typer.Option(help="Draws of training images for each number.")]
 _Out = Annotated[Path | None, typer.Option(help="Folder for results; finished runs in it are not repeated.")]
@@ -38,7 +41,8 @@ _List = Annotated[bool, typer.Option("--list", help="Print the methods, one a li
 
 def compare(
     data: _Data = None,
-    methods: _Methods = _METHODS,
+    methods: _Methods = "",
+    ablate: _Ablate = [],  # noqa: B006 - typer copies it
     shots: _Shots = "2,4,8",
     seeds: _Seeds = 3,
     out: _Out = None,
@@ -62,6 +66,8 @@ def compare(
 
     Example: blosam compare --data chest_images --methods recommended,unet --shots 2,4 --out runs/compare
     """
+    from blosam import ablations
+
     if list_methods:
         _list_methods()
         return
@@ -70,11 +76,12 @@ def compare(
     from blosam.compare.options import Options
     from blosam.compare.runner import compare as run
 
+    varied = ablations.names(",".join(ablate))
     chosen = _devices(devices) if devices else [_device(device)]
     options = Options(
         data=data,
         out=out,
-        methods=tuple(dict.fromkeys(_words(methods))),
+        methods=tuple(dict.fromkeys(_words(methods or ("blo-sam" if varied else _METHODS)))),
         shots=tuple(dict.fromkeys(_numbers(shots, "--shots"))),
         seeds=seeds,
         encoder=encoder,
@@ -89,7 +96,7 @@ def compare(
         threads=threads,
         backbone_weights=backbone_weights,
         medsam_weights=medsam_weights,
-    )
+    ).with_ablations(varied)
     try:
         failures = run(options, workers, chosen)
     except KeyboardInterrupt:
@@ -99,11 +106,16 @@ def compare(
 
 
 def _list_methods() -> None:
+    """The methods, one a line, and what can be varied of them."""
+    from blosam import ablations
     from blosam.compare import approaches
 
     width = max(map(len, approaches.names()))
     for name in approaches.names():
         typer.echo(f"{name:<{width}} {approaches.get(name).summary}")
+    typer.echo("\nWhat --ablate varies; METHOD+NAME-VALUE, e.g. blo-sam+rank-8, is a method as well:")
+    for name, item in ablations.ABLATIONS.items():
+        typer.echo(f"{name:<{width}} {item.summary} ({', '.join(item.values)})")
 
 
 def _show(out: Path, failures: list[str], jobs: int) -> None:

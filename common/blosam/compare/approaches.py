@@ -12,7 +12,7 @@ import torch
 from ignite.engine import Events
 from torch import nn
 
-from blosam import methods, weights
+from blosam import ablations, methods, weights
 from blosam.baselines import (
     SSP,
     DeepLab,
@@ -36,6 +36,7 @@ from blosam.compare.registry import (
     get,
     names,
     register,
+    register_family,
     trained_by,
 )
 from blosam.data import BilevelLoader
@@ -57,13 +58,13 @@ __all__ = [
 
 
 def train_preset(name: str, task: Task) -> Trained:
-    """Train one of :data:`blosam.methods.COMPARED` with the bilevel trainer.
+    """Train one of :data:`blosam.methods.COMPARED`, or a variant of :mod:`blosam.ablations`.
 
     Raises:
         BlosamError: when the base weights are missing or the views use up the time.
     """
     options = task.options
-    preset = methods.get_compared(name, options.encoder)
+    preset = ablations.resolve(name, options.encoder)
     network = BloSam(
         encoder=options.encoder,
         image_size=options.image_size,
@@ -85,9 +86,9 @@ def train_preset(name: str, task: Task) -> Trained:
         max_epochs=math.ceil(options.max_steps / len(loader)),
         train_data_loader=loader,
         network=network,
-        weight_optimizer=torch.optim.AdamW(theta, preset.weight_lr, weight_decay=preset.weight_decay),
+        weight_optimizer=torch.optim.AdamW([{"params": theta}], preset.weight_lr, weight_decay=preset.weight_decay),
         prompt_optimizer=torch.optim.AdamW(prompt, preset.prompt_lr, weight_decay=preset.weight_decay),
-        loss_function=make_loss(preset.loss),
+        loss_function=make_loss(preset.loss, preset.dice_weight),
         joint=preset.joint,
         order=preset.order,
         hypergradient=preset.hypergradient,
@@ -139,10 +140,12 @@ def train_few_shot(make: Callable[[str | None], nn.Module], optimizer: str, task
 
 def _preset_settings(name: str, options: Options) -> dict[str, Any]:
     """The preset's numbers and the base weights, so that a changed recipe or new weights are noticed."""
-    numbers = asdict(methods.get_compared(name, options.encoder))
+    numbers = asdict(ablations.resolve(name, options.encoder))
     recipe = numbers.pop("name")
     for words in ("summary", "source"):
         numbers.pop(words)
+    if numbers["dice_weight"] == methods.Method.dice_weight:  # as it always was when older runs were noted
+        numbers.pop("dice_weight")
     return {"recipe": recipe, **base_settings(options), **numbers}
 
 
@@ -152,14 +155,22 @@ def _register_all() -> None:
             summary = f"what was measured best for the encoder (tiny: {methods.get(name, 'tiny').name})"
         else:
             summary = methods.COMPARED[name].summary
-        register(
-            Approach(name, summary, functools.partial(train_preset, name), functools.partial(_preset_settings, name))
-        )
+        register(_preset(name, summary))
+    register_family(_variant)
     prompted.register_all()
     for name, (summary, train, published_with_backbone) in _BASELINES.items():
         settings = functools.partial(_baseline_settings, name)
         caveat = {"caveat": _random_backbone} if published_with_backbone else {}
         register(Approach(name, summary, train, settings, **caveat))
+
+
+def _preset(name: str, summary: str) -> Approach:
+    return Approach(name, summary, functools.partial(train_preset, name), functools.partial(_preset_settings, name))
+
+
+def _variant(name: str) -> Approach | None:
+    """A preset with one thing changed, by its name; None for any other name."""
+    return _preset(name, ablations.describe(name)) if ablations.split(name) else None
 
 
 def _random_backbone(options: Options) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from blosam import ablations
 from blosam.compare.budget import WALL, clock_of
 from blosam.data.datalist import Split, file_stem, load_split
 from blosam.errors import BlosamError
@@ -54,6 +56,7 @@ class Options:
         device: where to train.
         threads: of a run on the processor; each counts against the budget.
         runs_per_gpu: runs that share a GPU, and so the seconds of its budget.
+        more: further methods with a number of training images each.
         backbone_weights: file of an ImageNet ResNet-50 for the methods that were published with one; empty = random.
         medsam_weights: file of MedSAM's released weights for ``medsam-box``; empty = its recipe on our base.
     """
@@ -74,12 +77,35 @@ class Options:
     device: str = "cpu"
     threads: int = 1
     runs_per_gpu: int = 1
+    more: tuple[tuple[str, int], ...] = ()
     backbone_weights: str = ""
     medsam_weights: str = ""
 
     def jobs(self) -> list[Job]:
         """Every run; all methods of one seed come before the next seed, so partial results are comparable."""
-        return [Job(m, k, seed) for seed in range(self.seeds) for k in self.shots for m in self.methods]
+        grid = [(method, shots) for shots in self.shots for method in self.methods]
+        pairs = list(dict.fromkeys([*grid, *self.more]))
+        return [Job(method, shots, seed) for seed in range(self.seeds) for method, shots in pairs]
+
+    def with_ablations(self, names: Sequence[str]) -> Options:
+        """The same comparison with what some ablations need; ``methods`` are what is varied.
+
+        Raises:
+            BlosamError: for an unknown ablation or method, or data that cannot be read.
+        """
+        found, by_examples = ablations.expand(names, self.methods, self.encoder)
+        counts = [count for count in ablations.EXAMPLES if by_examples and self._has_room_for(count)]
+        more = tuple((method, count) for count in counts for method in by_examples)
+        return replace(self, methods=tuple(found), more=(*self.more, *more))
+
+    def _has_room_for(self, shots: int) -> bool:
+        """Whether so many training images leave some to measure on, for every seed."""
+        try:
+            for seed in range(self.seeds):
+                self.split(Job("", shots, seed))
+        except BlosamError:
+            return False
+        return True
 
     def split(self, job: Job) -> Split:
         """The images of a run; the same for every method.

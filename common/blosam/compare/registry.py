@@ -116,12 +116,22 @@ class Approach:
 
 
 _REGISTRY: dict[str, Approach] = {}
+_FAMILIES: list[Callable[[str], Approach | None]] = []
 
 
 def register(approach: Approach) -> Approach:
     """Add an approach, or replace the one of that name."""
     _REGISTRY[approach.name] = approach
     return approach
+
+
+def register_family(make: Callable[[str], Approach | None]) -> None:
+    """Add approaches that are made from their name when they are asked for; :func:`names` leaves them out.
+
+    Args:
+        make: gives None for a name that it does not know.
+    """
+    _FAMILIES.append(make)
 
 
 def names() -> list[str]:
@@ -135,9 +145,12 @@ def get(name: str) -> Approach:
     Raises:
         BlosamError: when there is none.
     """
-    if name not in _REGISTRY:
+    if name in _REGISTRY:
+        return _REGISTRY[name]
+    made = next((approach for make in _FAMILIES if (approach := make(name)) is not None), None)
+    if made is None:
         raise BlosamError(f"unknown method '{name}'. Choose among: {', '.join(names())}.")
-    return _REGISTRY[name]
+    return made
 
 
 def trained_by(

@@ -47,23 +47,29 @@ def weighted_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     return per_class.sum(dim=1).mean()
 
 
-LOSSES: dict[str, Callable[[], Loss]] = {
+LOSSES: dict[str, Callable[[float], Loss]] = {
     "ce-dice": published_loss,
-    "focal": lambda: focal,
-    "dice-focal": lambda: dice_focal,
-    "weighted-ce": lambda: weighted_cross_entropy,
+    "focal": lambda dice_weight: focal,
+    "dice-focal": lambda dice_weight: dice_focal,
+    "weighted-ce": lambda dice_weight: weighted_cross_entropy,
 }
 
 
-def make_loss(name: str) -> Loss:
+def make_loss(name: str, dice_weight: float = 0.8) -> Loss:
     """The loss of that name.
 
+    Args:
+        name: one of :data:`LOSSES`.
+        dice_weight: of the Dice part of ``ce-dice``, from 0 to 1.
+
     Raises:
-        BlosamError: when there is none.
+        BlosamError: when there is none, or the weight is not a share.
     """
+    if not 0.0 <= dice_weight <= 1.0:
+        raise BlosamError(f"dice_weight is {dice_weight}. Use a share from 0 to 1.")
     if name not in LOSSES:
         raise BlosamError(f"unknown loss '{name}'. Use one of {', '.join(LOSSES)}.")
-    return LOSSES[name]()
+    return LOSSES[name](dice_weight)
 
 
 def _binary(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

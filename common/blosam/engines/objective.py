@@ -83,11 +83,20 @@ def iou_loss(logits: Tensor, predicted_iou: Tensor, target: Tensor) -> Tensor:
     return functional.mse_loss(predicted_iou[:, 1:], actual[:, 1:])
 
 
-def published_loss() -> DiceCELoss:
+def published_loss(dice_weight: float = 0.8) -> DiceCELoss:
     """BLO-SAM's loss on logits and soft targets B x (K+1) x h x w: 0.2 cross-entropy + 0.8 Dice over the batch.
 
     The bundles' configs spell out the same numbers, so that users can change them there.
+
+    Args:
+        dice_weight: of the Dice part; the cross-entropy gets the rest of 1.
     """
     return DiceCELoss(
-        softmax=True, squared_pred=True, batch=True, lambda_dice=0.8, lambda_ce=0.2, smooth_nr=1e-5, smooth_dr=1e-5
+        softmax=True,
+        squared_pred=True,
+        batch=True,
+        lambda_dice=dice_weight,
+        lambda_ce=round(1.0 - dice_weight, 12),  # 0.2 as published, not 0.19999999999999996
+        smooth_nr=1e-5,
+        smooth_dr=1e-5,
     )

@@ -36,7 +36,7 @@ from .sam import EMBED_DIM, PIXEL_MEAN, PIXEL_STD, build_sam, encoder_config
 
 PROMPTS = ("dense", "sparse", "labels", "text")
 HEADS = ("random", "pretrained")
-TRAINABLE = ("decoder", "decoder-norms", "whole-decoder", "all")
+TRAINABLE = ("decoder", "decoder-norms", "whole-decoder", "all", "lora", "none")
 
 _DENSE_PROMPT = "prompt_encoder.no_mask_embed.weight"
 _PROMPT_NAMES = {"dense": _DENSE_PROMPT, "sparse": "sparse_prompt.", "labels": "label_prompt.", "text": "label_prompt."}
@@ -71,7 +71,7 @@ class BloSam(nn.Module):
             authors' code), ``"pretrained"`` copies SAM's.
         trainable: ``"decoder"``: theta as published; ``"decoder-norms"``: the normalisations of the decoder's
             transformer (S-SAM); ``"whole-decoder"``: every weight of the mask decoder; ``"all"``: also every weight
-            of the encoder.
+            of the encoder; ``"lora"``: the low-rank updates alone; ``"none"``: none of the decoder (ablations).
         encoder_adapter: what is adapted in the encoder, KIND[:SIZE][@FIRST_BLOCK] of ``adapters.KINDS``.
         init_seed: seed of the random weights.
         dropout: probability of dropping an element of the embedding before it is decoded, in training mode.
@@ -182,6 +182,8 @@ class BloSam(nn.Module):
             return name.startswith(_TRAINED_IN_DECODER) or is_adapter(name)
         if self.trainable == "decoder-norms":
             return name.startswith("mask_decoder.transformer.") and ".norm" in name
+        if self.trainable in ("lora", "none"):
+            return self.trainable == "lora" and is_adapter(name)
         return name.startswith("mask_decoder.")
 
     def _what_is_kept(self) -> str:
