@@ -17,6 +17,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from blosam.bundle import root_cause
 from blosam.compare import approaches
+from blosam.compare.ablation import write_ablations
 from blosam.compare.curve import LearningCurve, held_out_subset
 from blosam.compare.footprint import PeakMemory, inference_time
 from blosam.compare.jobqueue import (
@@ -83,7 +84,7 @@ def compare(options: Options, workers: int = 1, devices: Sequence[str] = ()) -> 
                 failures.append(f"{job.name}: {error}")
                 logger.warning("%s failed: %s", job.name, error)
             else:
-                _write(options.out, write_tables)
+                _write(options.out, _write_tables)
             bar.update()
     _write(options.out, _write_all)
     return failures
@@ -207,8 +208,13 @@ def _write(out: Path, write: Callable[[Path, list[Record]], Any]) -> None:
         written = found
 
 
-def _write_all(out: Path, runs: list[Record]) -> None:
+def _write_tables(out: Path, runs: list[Record]) -> None:
     write_tables(out, runs)
+    write_ablations(out / "tables", runs)
+
+
+def _write_all(out: Path, runs: list[Record]) -> None:
+    _write_tables(out, runs)
     write_page(out / "report.html", runs)
 
 
