@@ -57,6 +57,7 @@ def _rows(opened: OpenedBundle) -> dict[str, Any]:
         "image size": f"{config.get('image_size', '?')} px",
         "method": _method(opened),
         "weights": size,
+        "trained with": _trained_with(opened.facts),
         "sha256": opened.sha256 if present else "",
         "confidence": "views, iou" if opened.iou_trained else "views",
         "runs": f"{len(opened.executed)} things from the list of allowed ones; --executed names them",
@@ -73,6 +74,17 @@ def _method(opened: OpenedBundle) -> str:
         return str(json.loads(path.read_text(encoding="utf-8"))["method"])
     except (ValueError, KeyError, TypeError):
         return "not stated"
+
+
+def _trained_with(facts: dict[str, str]) -> str:
+    """The method of the weights and what it adapts, as they say."""
+    if "method" not in facts:
+        return ""
+    parts = [facts["method"]]
+    for key in ("trainable", "encoder_adapter", "prompt"):
+        if facts.get(key, "none") != "none":
+            parts.append(f"{key.replace('_', ' ')} {facts[key]}")
+    return ", ".join(parts)
 
 
 def _made_for(metadata: dict[str, Any]) -> str:
@@ -106,6 +118,7 @@ def _show_methods() -> None:
     typer.echo(f"blosam {__version__}, PyTorch {torch.__version__}")
     typer.echo("methods (--method):")
     chosen = methods.get("recommended", "tiny").name
-    typer.echo(f"  {'recommended':<14} {chosen} for the encoder tiny, blo-sam for vit_b, vit_l and vit_h")
+    width = max(map(len, methods.names()))
+    typer.echo(f"  {'recommended':<{width}} {chosen} for the encoder tiny, blo-sam for vit_b, vit_l and vit_h")
     for method in methods.METHODS.values():
-        typer.echo(f"  {method.name:<14} {method.summary}")
+        typer.echo(f"  {method.name:<{width}} {method.summary}")

@@ -1,4 +1,4 @@
-"""``blosam switch``: a copy of a bundle with another method, encoder or image size."""
+"""``blosam switch``: another method, encoder or image size for a bundle, in place or in a copy."""
 
 from __future__ import annotations
 
@@ -10,34 +10,64 @@ from typing import Annotated, Any
 
 import typer
 
+from blosam.commands.train import METHOD_HELP
 from blosam.errors import BlosamError
 
 
 def switch(
-    bundle: Annotated[Path, typer.Argument(help="The bundle to copy.")],
-    to: Annotated[Path, typer.Option("--to", help="Where the copy goes; must not exist.")],
-    method: Annotated[str, typer.Option(help="Training method; `blosam info` lists them.")] = "",
+    bundle: Annotated[Path | None, typer.Argument(help="The bundle.", show_default=False)] = None,
+    to: Annotated[Path | None, typer.Option("--to", help="Write a copy there; must not exist.")] = None,
+    method: Annotated[str, typer.Option(help=METHOD_HELP)] = "",
     encoder: Annotated[str, typer.Option(help="tiny, vit_b, vit_l or vit_h.")] = "",
     image_size: Annotated[int, typer.Option(help="Side of the network's input in pixels, divisible by 16.")] = 0,
+    bundle_option: Annotated[Path | None, typer.Option("--bundle", "-b", help="The same as BUNDLE.")] = None,
 ) -> None:
-    """Write a copy of the bundle whose train, inference and metadata files agree on the new settings.
+    """Make train, inference and metadata files of a bundle agree on new settings; train it afterwards as usual.
 
-    The copy has no weights: those of another encoder or image size would not fit. Train it as usual.
+    Without --to the bundle itself is changed. Its weights stay usable after a change of the method, because they say
+    how they were made. Those of another encoder or image size would not fit: a bundle with weights then needs --to,
+    which writes a copy without them.
 
-    Example: blosam switch bundles/blosam_lung --encoder vit_b --image-size 1024 --to lung_vit_b
+    Example: blosam switch bundles/blosam_lung --method late-lora --encoder vit_b --image-size 1024 --to lung_late
     """
     from blosam.bundle import Bundle
 
+    if (bundle is None) == (bundle_option is None):
+        raise BlosamError("name one bundle, e.g. `blosam switch bundles/blosam_lung --method late-lora`.")
     if not (method or encoder or image_size):
         raise BlosamError("nothing to switch. Give --method, --encoder or --image-size.")
-    source = Bundle(bundle)
-    if to.exists():
+    source = Bundle(bundle or bundle_option)
+    if to is not None and to.exists():
         raise BlosamError(f"{to}: exists already. Name a new folder; nothing was written.")
     settings = _settings(source, method, encoder, image_size)
     configs = {name: _switched(source.read(name), settings) for name in ("train", "inference")}
     configs["metadata"] = _switched_metadata(source.metadata, settings)
-    _write_copy(source.root, to, configs)
-    typer.echo(f"wrote {to}: " + ", ".join(f"{key} {value}" for key, value in settings.items()))
+    if to is None:
+        _change(source, settings, configs)
+    else:
+        _write_copy(source.root, to, configs)
+    words = ", ".join(f"{key} {value}" for key, value in settings.items())
+    typer.echo(f"{'changed' if to is None else 'wrote'} {to or source.root}: {words}")
+
+
+def _change(bundle: Any, settings: dict[str, Any], configs: dict[str, Any]) -> None:
+    """Rewrite the configs of a bundle in place.
+
+    Raises:
+        BlosamError: when its weights would not fit any more, or a file cannot be written.
+    """
+    from blosam.atomicio import atomic_write
+
+    before = bundle.read("inference")
+    other = any(settings[key] != before[key] for key in ("encoder", "image_size"))
+    if other and bundle.weights.is_file():
+        raise BlosamError(
+            f"{bundle.weights}: would not fit another encoder or image size. Give --to DIR for a copy without weights; "
+            "nothing was written."
+        )
+    for name, content in configs.items():
+        with atomic_write(bundle.config(name), "w") as file:
+            file.write(json.dumps(content, indent=4) + "\n")
 
 
 def _write_copy(source: Path, to: Path, configs: dict[str, Any]) -> None:
@@ -60,7 +90,11 @@ def _write_copy(source: Path, to: Path, configs: dict[str, Any]) -> None:
 
 
 def _settings(source: Any, method: str, encoder: str, image_size: int) -> dict[str, Any]:
-    """The complete new settings, checked by building the network they describe."""
+    """The complete new settings.
+
+    Raises:
+        BlosamError: for an encoder, method or image size that does not exist.
+    """
     from blosam import methods
     from blosam.networks import ENCODERS
 

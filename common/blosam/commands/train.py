@@ -8,8 +8,10 @@ from typing import Annotated
 
 import typer
 
+from blosam import methods
 from blosam.errors import BlosamError
 
+METHOD_HELP = f"How it is trained: {', '.join(methods.names())}."
 Data = Annotated[Path, typer.Argument(help="Folder with images/ and masks/ paired by name, or with a dataset.json.")]
 BundleOption = Annotated[Path, typer.Option("--bundle", "-b", help="The bundle, e.g. bundles/blosam_lung.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...; auto takes a GPU when there is one.")]
@@ -20,7 +22,7 @@ def train(
     bundle: BundleOption,
     shots: Annotated[int, typer.Option("--shots", "-k", help="Train on this many images; 0 = all of them.")] = 0,
     seed: Annotated[int, typer.Option(min=0, help="Draws the training images, the split and the views.")] = 0,
-    method: Annotated[str, typer.Option(help="Training method; `blosam info` lists them.")] = "recommended",
+    method: Annotated[str, typer.Option(help=f"{METHOD_HELP} Empty = the bundle's own.")] = "",
     encoder: Annotated[str, typer.Option(help="tiny, vit_b, vit_l or vit_h; empty = the bundle's own.")] = "",
     base_weights: Annotated[str, typer.Option(help="auto, random, or the path of a checkpoint.")] = "auto",
     views: Annotated[str, typer.Option(help="Augmented views of an image, or auto.")] = "auto",
@@ -40,12 +42,13 @@ def train(
         "dataset_dir": str(data.resolve()),
         "num_shots": shots,
         "split_seed": seed,
-        "method": method,
         "base_weights": base_weights,
         "num_views": parse_views(views),
         "resume": resume,
         **device_override(device),
     }
+    if method:
+        overrides["method"] = methods.get(method, target.read("inference")["encoder"]).name
     if encoder:
         own = target.read("inference")["encoder"]
         if encoder != own:

@@ -25,7 +25,7 @@ from blosam import __version__
 from blosam.bundle import Bundle, root_cause
 from blosam.compatibility import check_schema, numbers
 from blosam.errors import BlosamError
-from blosam.weightsio import load_strict, read_adapter_metadata, sha256_of
+from blosam.weightsio import load_strict, read_adapter_metadata, read_facts, sha256_of
 
 from .allowed import check_config, executed
 from .archive import MAX_TEXT, Archive, is_zip, open_archive
@@ -71,6 +71,14 @@ class OpenedBundle:
         """What runs when this bundle is used, one line each."""
         program = ["runs the network program in model.ts (TorchScript)"] if self.form == "model.ts" else []
         return [*program, *executed(self.config)]
+
+    @cached_property
+    def facts(self) -> dict[str, str]:
+        """What the weights say about themselves, see ``weightsio.read_facts``; empty for a ``model.ts``."""
+        if self.form == "model.ts" or not self.weights.is_file():
+            return {}
+        _check_not_packed(self.weights)
+        return read_facts(self.weights)
 
     @property
     def iou_trained(self) -> bool:

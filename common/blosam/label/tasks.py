@@ -19,7 +19,9 @@ from PIL import Image
 from blosam.bundle import Bundle
 from blosam.dicom import ClinicalReader
 from blosam.errors import BlosamError
+from blosam.methods import METHODS
 from blosam.predictor import Prediction, Predictor
+from blosam.weightsio import read_facts
 
 _RASTER = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif")
 _FEWEST = 2  # labels: one for the weights (D1), one for the prompt (D2)
@@ -171,6 +173,15 @@ class TrainingTask(BundleTrainTask):
                 "load_dict": {self.model_dict_key: "$@network"},
             }
             train_handlers.insert(0, loader)
+
+    def _update_overrides(self, overrides: dict[str, Any]) -> dict[str, Any]:
+        """Weights that are trained on keep their method, whatever the bundle's configs say for a training anew."""
+        for handler in overrides[self.const.key_train_handlers()]:
+            if handler["_target_"].rsplit(".", 1)[-1] == "CheckpointLoader":
+                method = read_facts(handler["load_path"]).get("method")
+                if method in METHODS:
+                    overrides["method"] = method
+        return overrides
 
     def run_single_gpu(self, request: dict[str, Any], overrides: dict[str, Any]) -> None:
         """3D Slicer sends an empty ``run_id``, with which MONAI would evaluate everything in the config."""
