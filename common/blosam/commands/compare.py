@@ -36,6 +36,9 @@ _Backbone = Annotated[
 _MedSam = Annotated[
     str, typer.Option(help="MedSAM's released weights for medsam-box; without it that trains by MedSAM's recipe.")
 ]
+_Paper = Annotated[
+    str, typer.Option(help="Data set of the BLO-SAM paper to show its table of: kvasir, jsrt, dental, none or auto.")
+]
 _List = Annotated[bool, typer.Option("--list", help="Print the methods, one a line, and stop.")]
 
 
@@ -60,6 +63,7 @@ def compare(
     threads: _Threads = 1,
     backbone_weights: _Backbone = "",
     medsam_weights: _MedSam = "",
+    paper: _Paper = "auto",
     list_methods: _List = False,
 ) -> None:
     """Train and measure methods on the same images, views and time; writes results.csv, tables/ and report.html.
@@ -96,6 +100,7 @@ def compare(
         threads=threads,
         backbone_weights=backbone_weights,
         medsam_weights=medsam_weights,
+        paper=paper,
     ).with_ablations(varied)
     try:
         failures = run(options, workers, chosen)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from blosam import ablations
 from blosam.compare.budget import WALL, clock_of
+from blosam.compare.paper import data_set
 from blosam.data.datalist import Split, file_stem, load_split
 from blosam.errors import BlosamError
 
@@ -59,6 +60,8 @@ class Options:
         more: further methods with a number of training images each.
         backbone_weights: file of an ImageNet ResNet-50 for the methods that were published with one; empty = random.
         medsam_weights: file of MedSAM's released weights for ``medsam-box``; empty = its recipe on our base.
+        paper: which of the BLO-SAM paper's data sets this is: ``auto`` (by the folder's name), ``none``, ``kvasir``,
+            ``jsrt`` or ``dental``.
     """
 
     data: Path
@@ -80,6 +83,7 @@ class Options:
     more: tuple[tuple[str, int], ...] = ()
     backbone_weights: str = ""
     medsam_weights: str = ""
+    paper: str = "auto"
 
     def jobs(self) -> list[Job]:
         """Every run; all methods of one seed come before the next seed, so partial results are comparable."""
@@ -141,6 +145,7 @@ class Options:
         Raises:
             BlosamError: naming the option to mend.
         """
+        data_set(self.paper, self.data.name)
         if not self.methods or not self.shots or self.seeds < 1:
             raise BlosamError("nothing to compare. Give at least one of --methods, --shots and --seeds.")
         if min(self.shots) < 2:

@@ -73,7 +73,10 @@ def read_runs(out: Path) -> list[Record]:
 
 
 def write_tables(out: Path, runs: Sequence[Record]) -> None:
-    """Write ``results.csv``, and ``summary.csv``, ``summary.md``, ``paired.csv`` and ``units.csv`` in ``tables/``."""
+    """Write ``results.csv``, and ``summary.csv``, ``summary.md``, ``paired.csv`` and ``units.csv`` in ``tables/``.
+
+    The tables of the report are written with it, because they take longer than a run may wait for.
+    """
     rows = [{**row, **{key: run[key] for key in ("method", "shots", "seed")}} for run in runs for row in run["rows"]]
     write_rows(out / "results.csv", rows, COLUMNS)
     tables = out / "tables"
@@ -87,7 +90,11 @@ def write_tables(out: Path, runs: Sequence[Record]) -> None:
 
 def mean_dice(rows: Iterable[Mapping[str, Any]], split: str) -> float:
     """Mean Dice over the images of a split, every image counting once with the mean of its classes."""
-    return float(summarise(row for row in rows if row["split"] == split)["all"]["dice"]["mean"])
+    images: dict[str, list[float]] = {}
+    for row in rows:
+        if row["split"] == split:
+            images.setdefault(row["image"], []).append(row["dice"])
+    return statistics.fmean(statistics.fmean(classes) for classes in images.values())
 
 
 def paired(runs: Sequence[Record]) -> list[dict[str, Any]]:
@@ -205,7 +212,7 @@ def markdown(runs: Sequence[Record]) -> str:
 
 def _clock(shared: Mapping[str, Any]) -> str:
     """What the seconds of the budget are."""
-    if shared["clock"] == WALL:
+    if shared.get("clock", WALL) == WALL:  # runs of earlier versions do not say
         shared_by = shared.get("runs_per_gpu", 1)
         return "on the clock" if shared_by == 1 else f"on the clock of a GPU that {shared_by} runs share"
     threads = shared["threads"]

@@ -86,7 +86,7 @@ def compare(options: Options, workers: int = 1, devices: Sequence[str] = ()) -> 
             else:
                 _write(options.out, _write_tables)
             bar.update()
-    _write(options.out, _write_all)
+    _write(options.out, functools.partial(_write_all, options.paper))
     return failures
 
 
@@ -213,9 +213,9 @@ def _write_tables(out: Path, runs: list[Record]) -> None:
     write_ablations(out / "tables", runs)
 
 
-def _write_all(out: Path, runs: list[Record]) -> None:
+def _write_all(paper: str, out: Path, runs: list[Record]) -> None:
     _write_tables(out, runs)
-    write_page(out / "report.html", runs)
+    write_page(out / "report.html", runs, paper)
 
 
 def _finished(options: Options, shared: dict[str, Any], settings: dict[str, dict[str, Any]]) -> set[str]:

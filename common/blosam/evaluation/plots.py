@@ -17,34 +17,39 @@ from blosam.evaluation.calibration import FAILURE, Calibration
 from blosam.evaluation.report_data import Curves
 
 # matplotlib needs real colours; these odd ones are replaced by the page's variables afterwards.
-_INK, _MUTED, _GRID, _FIRST, _SECOND, _THIRD = (f"#0102{n:02x}" for n in range(3, 9))
+INK, MUTED, GRID, FIRST, SECOND, THIRD, FOURTH, FIFTH, SIXTH = (f"#0102{n:02x}" for n in range(3, 12))
+FURTHER = (FIRST, SECOND, THIRD, FOURTH, FIFTH, SIXTH)
+"""Colours of lines that must be told apart, in the order in which they are used."""
 _VARIABLES = {
-    _INK: "var(--ink)",
-    _MUTED: "var(--muted)",
-    _GRID: "var(--line)",
-    _FIRST: "var(--first)",
-    _SECOND: "var(--second)",
-    _THIRD: "var(--third)",
+    INK: "var(--ink)",
+    MUTED: "var(--muted)",
+    GRID: "var(--line)",
+    FIRST: "var(--first)",
+    SECOND: "var(--second)",
+    THIRD: "var(--third)",
+    FOURTH: "var(--fourth)",
+    FIFTH: "var(--fifth)",
+    SIXTH: "var(--sixth)",
 }
 _SIZE = (3.9, 2.7)
-_STYLE = {
+STYLE = {
     "svg.fonttype": "none",
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "text.parse_math": False,
-    "axes.edgecolor": _MUTED,
-    "axes.labelcolor": _INK,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
     "axes.axisbelow": True,
-    "grid.color": _GRID,
+    "grid.color": GRID,
     "grid.linewidth": 0.8,
-    "xtick.color": _MUTED,
-    "ytick.color": _MUTED,
-    "xtick.labelcolor": _INK,
-    "ytick.labelcolor": _INK,
-    "text.color": _INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "text.color": INK,
     "legend.frameon": False,
     "lines.linewidth": 1.6,
     "lines.solid_capstyle": "round",
@@ -53,12 +58,12 @@ _STYLE = {
 
 def loss_plot(curves: Curves) -> str:
     """Losses on D1 and D2 over the iterations as SVG text: every value faint, the running mean strong."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure, axes = _axes("iteration", "loss")
         name = "D1: weights" if len(curves.d2_loss) else "training images"
         for values, colour, label in (
-            (curves.d1_loss, _FIRST, name),
-            (curves.d2_loss, _SECOND, "D2: prompt"),
+            (curves.d1_loss, FIRST, name),
+            (curves.d2_loss, SECOND, "D2: prompt"),
         ):
             losses = np.asarray(values, np.float64)
             known = np.isfinite(losses)
@@ -70,31 +75,31 @@ def loss_plot(curves: Curves) -> str:
             axes.plot(times, running_mean(losses), color=colour, label=label, marker=marker)
         axes.set_ylim(bottom=0)
         axes.legend(loc="upper right")
-        return _svg(figure, "loss")
+        return svg_text(figure, "loss")
 
 
 def learning_rate_plot(curves: Curves) -> str:
     """Learning rate of the weights over the iterations. Returns SVG text."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure, axes = _axes("iteration", "learning rate")
-        axes.plot(curves.iterations, curves.learning_rate, color=_FIRST)
+        axes.plot(curves.iterations, curves.learning_rate, color=FIRST)
         axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3), useMathText=False)
         axes.set_ylim(bottom=0)
-        return _svg(figure, "rate")
+        return svg_text(figure, "rate")
 
 
 def validation_plot(curves: Curves) -> str:
     """Dice of the validations over the iterations, the best one marked. Returns SVG text."""
     iterations, dice = zip(*curves.validation, strict=True)
     best = int(np.argmax(dice))
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure, axes = _axes("iteration", "Dice")
-        axes.plot(iterations, dice, color=_THIRD, marker="o", markersize=3)
+        axes.plot(iterations, dice, color=THIRD, marker="o", markersize=3)
         axes.plot(
             iterations[best],
             dice[best],
             "o",
-            color=_THIRD,
+            color=THIRD,
             markersize=8,
             fillstyle="none",
             markeredgewidth=1.5,
@@ -110,47 +115,47 @@ def validation_plot(curves: Curves) -> str:
         low = min(dice)
         axes.set_ylim(max(0.0, low - 0.15 * (1.02 - low) - 0.05), 1.02)
         axes.margins(x=0.08)
-        return _svg(figure, "validation")
+        return svg_text(figure, "validation")
 
 
 def prompt_change_plot(iterations: Sequence[int], prompt: np.ndarray) -> str:
     """Distance of the prompt embedding (T x P) from its start over the iterations, as SVG text."""
     track = np.asarray(prompt, np.float64)
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure, axes = _axes("iteration", "distance from the start")
-        axes.plot(iterations, np.linalg.norm(track - track[0], axis=1), color=_SECOND)
+        axes.plot(iterations, np.linalg.norm(track - track[0], axis=1), color=SECOND)
         axes.set_ylim(bottom=0)
-        return _svg(figure, "change")
+        return svg_text(figure, "change")
 
 
 def prompt_path_plot(prompt: np.ndarray) -> str:
     """Path of the prompt embedding (T x P) in the plane of its two principal components. Returns SVG text."""
     path, share = principal_components(prompt)
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         names = [f"component {i + 1} ({100 * s:.0f} %)" for i, s in enumerate(share)]
         figure, axes = _axes(*names)
         if len(path) > 1:
             segments = list(np.stack([path[:-1], path[1:]], axis=1))
             fade = list(np.linspace(0.25, 1.0, len(segments)))
-            axes.add_collection(LineCollection(segments, colors=[_SECOND] * len(segments), alpha=fade))
-        axes.plot(*path[0], "o", color=_MUTED, markersize=7, label="start")
-        axes.plot(*path[-1], "s", color=_SECOND, markersize=7, label="end")
+            axes.add_collection(LineCollection(segments, colors=[SECOND] * len(segments), alpha=fade))
+        axes.plot(*path[0], "o", color=MUTED, markersize=7, label="start")
+        axes.plot(*path[-1], "s", color=SECOND, markersize=7, label="end")
         axes.margins(0.12)
         axes.autoscale_view()
         axes.xaxis.set_major_locator(MaxNLocator(6))
         axes.legend(loc="best")
-        return _svg(figure, "path")
+        return svg_text(figure, "path")
 
 
 def calibration_plot(calibration: Calibration) -> str:
     """Confidence against Dice, one point per image, as SVG text."""
-    with mpl.rc_context(_STYLE):
-        return _svg(_calibration_figure(calibration, _FIRST, _SECOND, _MUTED), "calibration")
+    with mpl.rc_context(STYLE):
+        return svg_text(_calibration_figure(calibration, FIRST, SECOND, MUTED), "calibration")
 
 
 def calibration_png(calibration: Calibration) -> bytes:
     """The same as a PNG file, for looking at beside the tables."""
-    plain = {key: value for key, value in _STYLE.items() if not str(value).startswith("#")} | {"grid.color": "#dfe3e9"}
+    plain = {key: value for key, value in STYLE.items() if not str(value).startswith("#")} | {"grid.color": "#dfe3e9"}
     buffer = io.BytesIO()
     with mpl.rc_context(plain):
         _calibration_figure(calibration, "#0072b2", "#d55e00", "#5d6879").savefig(buffer, format="png", dpi=160)
@@ -216,7 +221,7 @@ def _axes(x_label: str, y_label: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _svg(figure: Figure, prefix: str) -> str:
+def svg_text(figure: Figure, prefix: str) -> str:
     """The figure as an ``<svg>`` element for an HTML page: own ids, page colours, no fixed size."""
     buffer = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": prefix}):

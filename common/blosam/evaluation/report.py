@@ -6,13 +6,15 @@ from pathlib import Path
 
 from blosam import __version__
 from blosam.atomicio import atomic_write
-from blosam.evaluation import sections
+from blosam.evaluation import gallery, sections
 from blosam.evaluation.report_data import (
     CAVEATS,
     PHANTOM_CAVEAT,
     Case,
     Curves,
+    Gallery,
     Headline,
+    Plots,
     ReportData,
     Table,
     TrainingImage,
@@ -26,7 +28,9 @@ __all__ = [
     "PHANTOM_CAVEAT",
     "Case",
     "Curves",
+    "Gallery",
     "Headline",
+    "Plots",
     "ReportData",
     "Table",
     "TrainingImage",
@@ -78,7 +82,7 @@ def render_report(report: ReportData) -> str:
         parts.append(sections.caveats_section(report.caveats))
     if report.steps:
         parts.append(sections.steps_section(report.steps))
-    parts.extend(sections.plain_table(table) for table in report.tables)
+    parts.extend(_further(part) for part in report.tables)
     if report.training:
         swapped = report.curves is not None and report.curves.roles_swapped
         parts.append(sections.training_section(report.training, report.class_names, swapped))
@@ -100,3 +104,9 @@ def render_report(report: ReportData) -> str:
         f"<title>{sections.text(report.title)}</title>\n<style>{STYLE}</style>\n</head>\n"
         f"<body>\n<main>\n{chr(10).join(part for part in parts if part)}\n</main>\n</body>\n</html>\n"
     )
+
+
+def _further(part: Table | Plots | Gallery) -> str:
+    if isinstance(part, Plots):
+        return gallery.plots_section(part)
+    return gallery.gallery_section(part) if isinstance(part, Gallery) else sections.plain_table(part)

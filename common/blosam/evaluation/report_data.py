@@ -105,7 +105,8 @@ class Table:
     Args:
         title: heading above it.
         header: names of the columns.
-        rows: cells as text, one list per row; cells that look like numbers are set right.
+        rows: cells as text, one list per row; cells that look like numbers are set right. What follows a line break
+            in a cell is set smaller below it.
         note: one sentence below it.
     """
 
@@ -113,6 +114,42 @@ class Table:
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     note: str = ""
+
+
+@dataclass
+class Plots:
+    """A section of charts.
+
+    Args:
+        title: heading above it.
+        charts: SVG texts with their captions, which follow each other as the page has room.
+        note: what a reader must know to read them.
+        legend: (CSS colour, words) of what all charts have in common.
+        size: ``large`` (one a line), ``medium`` (two) or ``small`` (four or five).
+    """
+
+    title: str
+    charts: Sequence[tuple[str, str]]
+    note: str = ""
+    legend: Sequence[tuple[str, str]] = ()
+    size: str = "medium"
+
+
+@dataclass
+class Gallery:
+    """A section of pictures in named groups, e.g. one group per method.
+
+    Args:
+        title: heading above it.
+        groups: name of each group and its JPEG files with their captions.
+        note: what a reader must know.
+        legend: (CSS colour, words) of what the lines are.
+    """
+
+    title: str
+    groups: Sequence[tuple[str, Sequence[tuple[bytes, str]]]]
+    note: str = ""
+    legend: Sequence[tuple[str, str]] = ()
 
 
 @dataclass
@@ -129,7 +166,7 @@ class ReportData:
         rows: per image and class as `table.summarise` takes them.
         cases: images with masks; best, median and worst are chosen by the Dice in ``rows``.
         class_names: class index to name, for colours and legends.
-        tables: further tables.
+        tables: further tables, charts and pictures, in the order in which they are shown.
         dicom: a DICOM image that was segmented as a demonstration.
         dicom_facts: what to say about it, name to value; the caller leaves out everything about the patient.
         facts: groups of name to value, e.g. ``{"Versions": {...}, "Timings": {...}}``.
@@ -148,7 +185,7 @@ class ReportData:
     rows: Sequence[Mapping[str, Any]] = ()
     cases: Sequence[Case] = ()
     class_names: Mapping[int, str] = field(default_factory=dict)
-    tables: Sequence[Table] = ()
+    tables: Sequence[Table | Plots | Gallery] = ()
     dicom: Case | None = None
     dicom_facts: Mapping[str, str] = field(default_factory=dict)
     facts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)

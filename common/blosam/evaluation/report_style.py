@@ -5,11 +5,13 @@ from __future__ import annotations
 STYLE = """
 :root { color-scheme: light dark;
   --page: #f6f7f9; --card: #ffffff; --ink: #1c2430; --muted: #5d6879; --line: #dfe3e9; --accent: #0b62a8;
-  --first: #0072b2; --second: #d55e00; --third: #00855f; --soft: #eaf2f9; --warn: #fff6e0; --warn-line:
+  --first: #0072b2; --second: #d55e00; --third: #00855f;
+  --fourth: #a8447f; --fifth: #86650a; --sixth: #5b4fc4; --soft: #eaf2f9; --warn: #fff6e0; --warn-line:
   #e0a100; }
 @media (prefers-color-scheme: dark) { :root {
   --page: #12161c; --card: #1b212a; --ink: #e6eaf0; --muted: #9aa6b6; --line: #313a47; --accent: #7cc0f5;
-  --first: #56b4e9; --second: #f0894a; --third: #3ecf9f; --soft: #1e2d3b; --warn: #2e2814; --warn-line:
+  --first: #56b4e9; --second: #f0894a; --third: #3ecf9f;
+  --fourth: #e39bc6; --fifth: #e0c04a; --sixth: #a79ff2; --soft: #1e2d3b; --warn: #2e2814; --warn-line:
   #b98a12; } }
 * { box-sizing: border-box; }
 html { -webkit-text-size-adjust: 100%; }
@@ -39,6 +41,11 @@ section.warning { background: var(--warn); border-color: var(--warn-line); }
   align-items: start; }
 .grid.three { --cell: 270px; grid-template-columns: repeat(auto-fit, minmax(var(--cell), 1fr)); }
 .grid.small { --cell: 150px; gap: 12px; } .grid.plots { --cell: 310px; }
+.grid.charts { --cell: 205px; gap: 14px 10px; } .grid.groups { --cell: 460px; gap: 18px 26px; }
+.group h3 { overflow-wrap: anywhere; } .triple { display: grid; grid-template-columns: repeat(3, 1fr); gap: 8px; }
+figure.plot.large { overflow-x: auto; } figure.plot.large svg { min-width: 620px; }
+small.below { color: var(--muted); font-size: .82em; white-space: normal; }
+td.number small.below { white-space: nowrap; }
 .grid.pairs { --cell: 420px; } .grid.tight { --cell: 230px; }
 figure { margin: 0; min-width: 0; break-inside: avoid; }
 figure img { display: block; width: 100%; height: auto; border-radius: 6px; background: #000; }
@@ -62,7 +69,7 @@ table { border-collapse: collapse; width: 100%; font-size: .9rem; font-variant-n
 th, td { text-align: left; padding: .34rem .7rem .34rem 0; border-bottom: 1px solid var(--line);
 vertical-align: top; } th { color: var(--muted); font-weight: 600; font-size: .82rem; }
 td.name { overflow-wrap: anywhere; min-width: 6em; }
-th.number, td.number { text-align: right; white-space: nowrap; }
+th.number, td.number { text-align: right; } td.number { white-space: nowrap; } th { vertical-align: bottom; }
 tbody tr { break-inside: avoid; }
 tfoot td { font-weight: 600; border-bottom: 0; }
 .bar { display: inline-block; width: 84px; height: .6em; margin-left: .7em; border-radius: 3px; background:
@@ -83,18 +90,23 @@ footer { color: var(--muted); font-size: .82rem; margin-top: 22px; }
   1.5rem; } .headlines { grid-template-columns: 1fr 1fr; gap: 8px; } .headline { padding: 10px 12px; }
   .headline .value { font-size: 1.12rem; } .headline.main { grid-column: 1 / -1; }
   .headline.main .value { font-size: 1.45rem; }
-  .grid, .grid.plots, .grid.pairs, .grid.tight { grid-template-columns: 1fr; } .grid.small {
+  .grid, .grid.plots, .grid.pairs, .grid.tight, .grid.groups { grid-template-columns: 1fr; }
+  .grid.charts { grid-template-columns: 1fr 1fr; } .grid.small {
   grid-template-columns: 1fr 1fr; } table { font-size: .84rem; } .bar { display: none; } th, td {
   padding-right: .5rem; }
 }
 @media print {
   :root { --page: #ffffff; --card: #ffffff; --ink: #000000; --muted: #444444; --line: #cccccc; --accent:
   #0b62a8;
-    --first: #0072b2; --second: #d55e00; --third: #00855f; --soft: #ffffff; --warn: #ffffff; --warn-line:
+    --first: #0072b2; --second: #d55e00; --third: #00855f;
+  --fourth: #a8447f; --fifth: #86650a; --sixth: #5b4fc4; --soft: #ffffff; --warn: #ffffff; --warn-line:
     #999999; }
   @page { margin: 14mm; }
   body { font-size: 10.5pt; } main { max-width: none; padding: 0; }
   section { border: 0; border-top: 1px solid var(--line); border-radius: 0; padding: 10px 0; margin: 8px 0; }
+  .grid.charts { grid-template-columns: repeat(4, 1fr); } .grid.groups { grid-template-columns: 1fr 1fr; }
+  table { font-size: .8rem; } th, td { padding: .22rem .5rem .22rem 0; }
+  .group { break-inside: avoid; } figure.plot.large { overflow: visible; } figure.plot.large svg { min-width: 0; }
   .grid.plots, .grid.pairs { grid-template-columns: 1fr 1fr; } .grid.tight { grid-template-columns: 1fr 1fr
   1fr; } .grid.three { grid-template-columns: 1fr 1fr 1fr; }
   .grid.small { grid-template-columns: repeat(5, 1fr); } .scroll { overflow: visible; }

@@ -46,7 +46,7 @@ def headline_cards(headlines: Sequence[Headline]) -> str:
 
 def steps_section(steps: Sequence[str]) -> str:
     """What was done, as a numbered list."""
-    return _section("What was done", "<ol>" + "".join(f"<li>{text(s)}</li>" for s in steps) + "</ol>")
+    return section("What was done", "<ol>" + "".join(f"<li>{text(s)}</li>" for s in steps) + "</ol>")
 
 
 def training_section(training: Sequence[TrainingImage], names: Mapping[int, str], roles_swapped: bool = False) -> str:
@@ -72,7 +72,7 @@ def training_section(training: Sequence[TrainingImage], names: Mapping[int, str]
         note += " Images marked D1 teach the weights, images marked D2 teach the prompt"
         note += "; the two change places after every step." if roles_swapped else "."
     layout = "pairs" if len(training) <= 4 else "tight"
-    return _section(
+    return section(
         f"Training data: {len(training)} labelled image{'s' if len(training) != 1 else ''}",
         f'<p class="note">{note}</p><div class="grid {layout}">{"".join(figures)}</div>',
     )
@@ -85,21 +85,21 @@ def curves_section(curves: Curves) -> str:
         caption = "Loss: every iteration (faint) and running mean."
         if len(curves.d2_loss) and not curves.roles_swapped:
             caption += " D2 took no part in training the weights, so a widening gap means overfitting."
-        figures.append(_plot(plots.loss_plot(curves), caption))
+        figures.append(plot_figure(plots.loss_plot(curves), caption))
     if len(curves.validation):
         caption = "Dice on the validation images; the circled weights were kept."
-        figures.append(_plot(plots.validation_plot(curves), caption))
+        figures.append(plot_figure(plots.validation_plot(curves), caption))
     if len(curves.learning_rate):
-        figures.append(_plot(plots.learning_rate_plot(curves), "Learning rate of the weights."))
+        figures.append(plot_figure(plots.learning_rate_plot(curves), "Learning rate of the weights."))
     if curves.prompt is not None and len(curves.prompt):
         prompt = np.asarray(curves.prompt).reshape(len(curves.prompt), -1)
         times = curves.prompt_iterations if len(curves.prompt_iterations) else curves.iterations
         caption = f"Prompt embedding ({prompt.shape[1]} numbers): distance from its start."
-        figures.append(_plot(plots.prompt_change_plot(times, prompt), caption))
+        figures.append(plot_figure(plots.prompt_change_plot(times, prompt), caption))
         if len(prompt) > 2:
             caption = "Its path, seen in the two directions in which it moved most; faint is early."
-            figures.append(_plot(plots.prompt_path_plot(prompt), caption))
-    return _section("Training", f'<div class="grid plots">{"".join(figures)}</div>') if figures else ""
+            figures.append(plot_figure(plots.prompt_path_plot(prompt), caption))
+    return section("Training", f'<div class="grid plots">{"".join(figures)}</div>') if figures else ""
 
 
 def cases_section(data: ReportData) -> str:
@@ -120,7 +120,7 @@ def cases_section(data: ReportData) -> str:
         kind = "small" if len(shown) > 4 else "tight" if len(scored) >= 3 else "pairs"
         cells = "".join(_case(case, data, rows, 320) for case in shown)
         parts.append(f'<h3 style="margin-top:1.3rem">{title}</h3><div class="grid {kind}">{cells}</div>')
-    return _section(
+    return section(
         "Truth and prediction" if any(c.truth is not None for c in data.cases) else "Predictions",
         "".join(parts),
     )
@@ -180,7 +180,7 @@ def table_section(rows: Sequence[Mapping[str, Any]]) -> str:
         "Long orange bars are bad, long blue bars are good."
     )
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody><tfoot>{foot}</tfoot></table>"
-    return _section("Every image", f'<p class="note">{note}</p><div class="scroll">{table}</div>')
+    return section("Every image", f'<p class="note">{note}</p><div class="scroll">{table}</div>')
 
 
 NUMBER = ' class="number"'
@@ -205,19 +205,31 @@ def _foot(rows: Sequence[Mapping[str, Any]], same_unit: bool) -> list[tuple[str,
 def plain_table(table: Table) -> str:
     """A table of given cells."""
     numeric = [
-        all(_NUMBER.match(str(row[i]).strip()) for row in table.rows if i < len(row)) and bool(table.rows)
+        _numeric([str(row[i]).partition("\n")[0].strip() for row in table.rows if i < len(row)])
         for i in range(len(table.header))
     ]
     head = "".join(f"<th{NUMBER if n else ''}>{text(c)}</th>" for c, n in zip(table.header, numeric, strict=True))
     body = "".join(
         "<tr>"
-        + "".join(f"<td{NUMBER if n else ''}>{text(c)}</td>" for c, n in zip(row, numeric, strict=False))
+        + "".join(f"<td{NUMBER if n else ''}>{_lines(c)}</td>" for c, n in zip(row, numeric, strict=False))
         + "</tr>"
         for row in table.rows
     )
     note = f'<p class="note" style="margin-top:.7rem">{text(table.note)}</p>' if table.note else ""
     content = f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{note}'
-    return _section(table.title, content)
+    return section(table.title, content)
+
+
+def _numeric(cells: Sequence[str]) -> bool:
+    """Whether a column holds numbers and nothing else, apart from cells that are empty."""
+    filled = [cell for cell in cells if cell not in ("", "–")]
+    return bool(filled) and all(_NUMBER.match(cell) for cell in filled)
+
+
+def _lines(cell: object) -> str:
+    """A cell whose further lines are smaller."""
+    first, *further = str(cell).split("\n")
+    return text(first) + "".join(f'<br><small class="below">{text(line)}</small>' for line in further)
 
 
 def dicom_section(data: ReportData) -> str:
@@ -239,7 +251,7 @@ def dicom_section(data: ReportData) -> str:
         "<figcaption>with the predicted mask</figcaption></figure>"
     )
     facts = _facts_table(data.dicom_facts) if data.dicom_facts else ""
-    return _section(
+    return section(
         "A DICOM image, segmented",
         f'<div class="grid three">{pictures}<div class="facts">{facts}</div></div>',
     )
@@ -266,15 +278,15 @@ def calibration_section(found: Calibration | None) -> str:
     body = "".join("<tr>" + "".join(f"<td>{text(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     head = "".join(f"<th>{text(cell)}</th>" for cell in header)
     table = f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-    plot = _plot(plots.calibration_plot(found), "One point per image.")
-    return _section("How sure is it?", f'<p class="note">{text(note)}</p><div class="grid plots">{plot}</div>{table}')
+    plot = plot_figure(plots.calibration_plot(found), "One point per image.")
+    return section("How sure is it?", f'<p class="note">{text(note)}</p><div class="grid plots">{plot}</div>{table}')
 
 
 def facts_section(facts: Mapping[str, Mapping[str, str]], command: str) -> str:
     """Versions, seed, timings and the command."""
     groups = "".join(f"<div><h3>{text(name)}</h3>{_facts_table(group)}</div>" for name, group in facts.items() if group)
     again = f'<h3 style="margin-top:1rem">Command</h3><pre>{text(command)}</pre>' if command else ""
-    return _section("How to get the same numbers", f'<div class="facts">{groups}</div>{again}')
+    return section("How to get the same numbers", f'<div class="facts">{groups}</div>{again}')
 
 
 def caveats_section(caveats: Sequence[str]) -> str:
@@ -296,7 +308,8 @@ def mean_dice(rows: Sequence[Mapping[str, Any]]) -> float:
     return float(np.mean([row["dice"] for row in rows])) if rows else -1.0
 
 
-def _section(title: str, content: str) -> str:
+def section(title: str, content: str) -> str:
+    """A part of the page with its heading; ``content`` is HTML."""
     return f"<section><h2>{text(title)}</h2>{content}</section>"
 
 
@@ -306,9 +319,12 @@ def _picture(drawn: np.ndarray, alternative: str) -> str:
     return f'<img src="{address}" width="{width}" height="{height}" alt="{text(alternative)}">'
 
 
-def _plot(svg: str, caption: str) -> str:
-    svg = svg.replace("<svg", f'<svg role="img" aria-label="{text(caption)}"', 1)
-    return f'<figure class="plot">{svg}<figcaption>{text(caption)}</figcaption></figure>'
+def plot_figure(svg: str, caption: str) -> str:
+    """A chart with its caption, which is also what a screen reader says; a first line of two is a name."""
+    svg = svg.replace("<svg", f'<svg role="img" aria-label="{text(": ".join(caption.split(chr(10))))}"', 1)
+    name, line_break, rest = caption.partition("\n")
+    shown = f"<b>{text(name)}</b><br>{text(rest)}" if line_break else text(caption)
+    return f'<figure class="plot">{svg}<figcaption>{shown}</figcaption></figure>'
 
 
 def _number(shown: str, share: float | None = None, kind: str = "") -> str:
