@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from blosam.errors import BlosamError
+
+if TYPE_CHECKING:
+    from blosam.compare.options import Options
 
 _METHODS = "recommended,blo-sam,joint,unet"
 _Data = Annotated[Path | None, typer.Option(help="Folder with images/ and masks/, or with a dataset.json.")]
@@ -78,7 +81,6 @@ def compare(
     if data is None or out is None:
         raise typer.BadParameter("--data and --out are needed (or --list)")
     from blosam.compare.options import Options
-    from blosam.compare.runner import compare as run
 
     varied = ablations.names(",".join(ablate))
     chosen = _devices(devices) if devices else [_device(device)]
@@ -102,12 +104,23 @@ def compare(
         medsam_weights=medsam_weights,
         paper=paper,
     ).with_ablations(varied)
+    _run(options, workers, chosen)
+
+
+def _run(options: Options, workers: int, devices: list[str]) -> None:
+    """Carry out the runs and show the result; Ctrl-C ends with what a shell expects.
+
+    Raises:
+        BlosamError: when runs failed.
+    """
+    from blosam.compare.runner import compare as run
+
     try:
-        failures = run(options, workers, chosen)
+        failures = run(options, workers, devices)
     except KeyboardInterrupt:
         typer.echo("stopped. Finished runs stay; the same command goes on with the others.", err=True)
         raise typer.Exit(130) from None
-    _show(out, failures, len(options.jobs()))
+    _show(options.out, failures, len(options.jobs()))
 
 
 def _list_methods() -> None:
