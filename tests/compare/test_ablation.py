@@ -13,10 +13,12 @@ from blosam.ablations import ABLATIONS, variants
 from blosam.commands.compare import compare
 from blosam.compare import approaches
 from blosam.compare.ablation import tables, write_ablations
+from blosam.compare.ablation_page import sections, value_plot
 from blosam.compare.options import Job, Options
 from blosam.compare.runner import run_job
 from blosam.data.phantoms.write import write_dataset
 from blosam.errors import BlosamError
+from blosam.evaluation.report_data import Plots, Table
 
 runner = CliRunner()
 app = typer.Typer()
@@ -105,6 +107,20 @@ def test_files(tmp_path):
     assert [row["value"] for row in rows] == ["4", "8", "8"] and rows[0]["method"] == "blo-sam"
 
 
+def test_each_ablation_has_a_chart_and_a_table():
+    plots, table = sections(RUNS)
+    assert isinstance(plots, Plots) and isinstance(table, Table)
+    [(svg, caption)] = plots.charts
+    assert svg.startswith("<svg") and "blo-sam itself has 4" in caption
+    assert table.rows[0][:4] == ["blo-sam", "2", "4", "0.550 ± 0.071"] and "+0.075" in table.rows[1][5]
+    assert sections([record("unet", 2, 0, 0.5)]) == []
+
+
+def test_chart_names_every_value_and_number_of_images():
+    svg = value_plot(tables(RUNS)["rank"], "rank", True, "x")
+    assert all(f">{word}<" in svg for word in ("4", "8", "2 images", "4 images", "test Dice"))
+
+
 def test_command_runs_the_variants_and_writes_table_and_section(phantoms, tmp_path):
     result = call(phantoms, tmp_path, "--ablate", "lambda", "--workers", "1")
     assert result.exit_code == 0, result.output + repr(result.exception)
@@ -112,6 +128,8 @@ def test_command_runs_the_variants_and_writes_table_and_section(phantoms, tmp_pa
     assert names == {f"blo-sam{end}_k2_s0" for end in ("", *(f"+lambda-{w}" for w in ("0", "0.2", "0.5", "1")))}
     with open(tmp_path / "tables" / "ablation_lambda.csv", newline="") as file:
         assert [row["value"] for row in csv.DictReader(file)] == ["0", "0.2", "0.5", "0.8", "1"]
+    page = (tmp_path / "report.html").read_text()
+    assert "Ablation: lambda" in page and "blo-sam with weight of Dice: 0.2" in page
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").iterdir()}
     assert call(phantoms, tmp_path, "--methods", "blo-sam+lambda-0.2").exit_code == 0
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").iterdir()} == before

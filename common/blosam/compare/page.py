@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from blosam.compare import approaches, charts, paper, parts
+from blosam import ablations
+from blosam.compare import ablation_page, approaches, charts, paper, parts
 from blosam.compare.observed import costs, curves, write_observed
 from blosam.compare.parts import Rows
 from blosam.compare.results import Record, protocol
@@ -134,6 +135,7 @@ def _parts(folder: Path, runs: Sequence[Record], numbers: Numbers) -> list[Table
         svg = charts.shots_plot(numbers.statistics, best)
         found.append(Plots("Dice against the number of training images", [(svg, _shots_caption(main))], size="large"))
     found += [
+        *ablation_page.sections(runs),
         parts.curves_part(numbers.curves, order, main),
         parts.cost_table(numbers.costs, order, main),
         parts.gallery(folder, runs, order, main),
@@ -192,7 +194,7 @@ def _about_table(runs: Sequence[Record]) -> Table:
 
 
 def _about(method: str) -> str:
-    return approaches.get(method).summary if method in approaches.names() else ""
+    return approaches.get(method).summary if method in approaches.names() else ablations.describe(method)
 
 
 def _command(runs: Sequence[Record]) -> str:
@@ -207,6 +209,7 @@ def _command(runs: Sequence[Record]) -> str:
         **({"--encoder": encoders[0]} if encoders else {}),
         "--budget": f"{shared['budget']:g}",
         "--max-steps": str(shared["max_steps"]),
+        **({"--threads": str(shared["threads"])} if shared.get("threads", 1) != 1 else {}),
         "--views": str(shared["views"]),
         "--views-kind": shared["views_kind"],
         "--image-size": str(shared["image_size"]),
