@@ -68,6 +68,7 @@ RUNS = [
     *(record("blo-sam+rank-8", 2, seed, dice) for seed, dice in enumerate((0.55, 0.7, 0.9))),
     record("blo-sam+rank-8", 4, 0, 0.8),
     record("unet", 2, 0, 0.4),
+    record("blo-sam", 8, 0, 0.9),  # nothing was varied with 8 images
 ]
 
 

@@ -31,8 +31,10 @@ def tables(runs: Iterable[Record]) -> dict[str, Rows]:
     found: dict[str, Rows] = {}
     for ablation, base in _varied(groups):
         encoder = next(group[0]["own"]["encoder"] for (name, _), group in groups.items() if split_base(name) == base)
-        for value, method in _values(base, ablation, encoder).items():
-            for shots in sorted({k for name, k in groups if name == method}):
+        values = _values(base, ablation, encoder)
+        varied = {k for name, k in groups if name != base and name in values.values()}  # numbers of images
+        for value, method in values.items():
+            for shots in sorted(varied & {k for name, k in groups if name == method}):
                 found.setdefault(ablation, []).append(_row(groups, base, method, value, shots))
     for base in _with_many_examples(groups):
         counts = sorted(k for name, k in groups if name == base)
