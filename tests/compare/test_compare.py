@@ -211,7 +211,7 @@ def test_a_run_uses_the_threads_it_was_given(phantoms, tmp_path, monkeypatch):
 
 
 def test_list_prints_one_method_a_line():
-    lines = runner.invoke(app, ["compare", "--list"]).output.splitlines()
+    lines = runner.invoke(app, ["compare", "--list"]).stdout.splitlines()
     assert [line.split()[0] for line in lines] == approaches.names()
     assert {"recommended", "blo-sam", "joint", "unet"} <= {line.split()[0] for line in lines}
     assert all(len(line.split()) > 2 for line in lines)

@@ -124,16 +124,16 @@ def _run(options: Options, workers: int, devices: list[str]) -> None:
 
 
 def _list_methods() -> None:
-    """The methods, one a line, and what can be varied of them."""
+    """The methods, one a line, for people and scripts; beside them, for people, what can be varied."""
     from blosam import ablations
     from blosam.compare import approaches
 
     width = max(map(len, approaches.names()))
     for name in approaches.names():
         typer.echo(f"{name:<{width}} {approaches.get(name).summary}")
-    typer.echo("\nWhat --ablate varies; METHOD+NAME-VALUE, e.g. blo-sam+rank-8, is a method as well:")
+    typer.echo("\nWhat --ablate varies; METHOD+NAME-VALUE, e.g. blo-sam+rank-8, is a method as well:", err=True)
     for name, item in ablations.ABLATIONS.items():
-        typer.echo(f"{name:<{width}} {item.summary} ({', '.join(item.values)})")
+        typer.echo(f"{name:<{width}} {item.summary} ({', '.join(item.values)})", err=True)
 
 
 def _show(out: Path, failures: list[str], jobs: int) -> None:
