@@ -10,7 +10,7 @@ import pytest
 from blosam import ablations
 from blosam.ablations import ABLATIONS, NotApplicableError, expand, resolve, split, variants
 from blosam.errors import BlosamError
-from blosam.methods import COMPARED
+from blosam.methods import METHODS
 from blosam.networks import BloSam
 
 WORDS = {"name", "summary", "source"}
@@ -59,7 +59,7 @@ def test_names_of_variants_are_safe_file_names_that_lead_back():
         for value, name in variants(item.base, ablation, "tiny").items():
             assert re.fullmatch(r"[a-z0-9][a-z0-9.+-]*[a-z0-9]", name)
             assert name == item.base or split(name) == (item.base, ablation, value)
-    for name in (*COMPARED, "recommended", "unet", "blo-sam+rank-3", "blo-sam+nonsense-4", "blo-sam+rank", "+"):
+    for name in (*METHODS, "recommended", "unet", "blo-sam+rank-3", "blo-sam+nonsense-4", "blo-sam+rank", "+"):
         assert split(name) is None
 
 

@@ -7,7 +7,7 @@ import torch
 
 from blosam.engines.losses import make_loss
 from blosam.errors import BlosamError
-from blosam.methods import COMPARED, PUBLISHED, flag
+from blosam.methods import METHODS, PUBLISHED, flag
 from blosam.networks import BloSam
 
 
@@ -25,7 +25,7 @@ def test_other_words_are_refused():
 @pytest.mark.parametrize("name", [method.name for method in PUBLISHED])
 @pytest.mark.parametrize("classes", [1, 2])
 def test_published_methods_build_learn_and_say_what_differs(name, classes):
-    method = COMPARED[name]
+    method = METHODS[name]
     assert len(method.source) > 20
     network = BloSam(
         encoder="tiny", image_size=64, out_channels=classes + 1, rank=method.rank, prompt=method.prompt,

@@ -164,7 +164,7 @@ def resolve(name: str, encoder: str) -> Method:
     """
     parts = split(name)
     if parts is None:
-        return methods.get_compared(name, encoder)
+        return methods.get(name, encoder)
     base, ablation, value = parts
     derived = ABLATIONS[ablation].derive(resolve(base, encoder), value)
     return replace(derived, name=name, summary=describe(name))
@@ -202,7 +202,7 @@ def expand(ablations: Sequence[str], chosen: Sequence[str], encoder: str) -> tup
     Raises:
         BlosamError: for an unknown name.
     """
-    presets = [name for name in chosen if split(name) is None and name in ("recommended", *methods.COMPARED)]
+    presets = [name for name in chosen if split(name) is None and name in ("recommended", *methods.METHODS)]
     found, by_examples = list(chosen), []
     for ablation in ablations:
         bases = [name for name in presets if _applies(ablation, name, encoder)]

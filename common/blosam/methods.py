@@ -228,7 +228,6 @@ METHODS: dict[str, Method] = {
         *PUBLISHED,
     )
 }
-COMPARED: dict[str, Method] = {**METHODS}
 
 _RECOMMENDED = {"tiny": "all-layers", "vit_b": "blo-sam", "vit_l": "blo-sam", "vit_h": "blo-sam"}
 
@@ -249,11 +248,6 @@ def get(name: str, encoder: str) -> Method:
     if name not in METHODS:
         raise BlosamError(f"unknown method '{name}'. Choose one of: {', '.join(names())}.")
     return METHODS[name]
-
-
-def get_compared(name: str, encoder: str) -> Method:
-    """As :func:`get`, from all methods that ``blosam compare`` knows."""
-    return COMPARED[name] if name in COMPARED else get(name, encoder)
 
 
 def flag(value: bool | int | str) -> bool:

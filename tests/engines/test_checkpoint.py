@@ -62,6 +62,25 @@ MODES = {
 }
 
 
+def test_resuming_with_another_method_is_refused_by_name(make_trainer, tmp_path):
+    path = tmp_path / "last.pt"
+    make_trainer([LastCheckpoint(path, method="late-lora")], epochs=1).run()
+    with pytest.raises(BlosamError, match="its method is late-lora, now it is blo-sam. Give --method late-lora, or"):
+        make_trainer([LastCheckpoint(path, resume=True, method="blo-sam")]).run()
+    make_trainer([LastCheckpoint(path, resume=True, method="late-lora")], epochs=2).run()
+    make_trainer([LastCheckpoint(path, resume=True)], epochs=3).run()  # who does not say it is not asked
+
+
+@pytest.mark.parametrize(("many", "written"), [(10**6, [1, 2, 3]), (1, [3])])
+def test_large_states_are_written_every_tenth_epoch(make_trainer, tmp_path, monkeypatch, many, written):
+    monkeypatch.setattr("blosam.engines.checkpoint._MANY", many)
+    last, epochs = LastCheckpoint(tmp_path / "last.pt"), []
+    write = last._write
+    monkeypatch.setattr(last, "_write", lambda: (write(), epochs.append(last._kept_epoch)))
+    make_trainer([last], epochs=3).run()
+    assert epochs == written
+
+
 @pytest.mark.parametrize("mode", list(MODES))
 def test_b15_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
     mode, make_trainer, validator, brightness_view, trained_state, tmp_path

@@ -10,7 +10,7 @@ from typing import Any
 from blosam.ablations import ABLATIONS, EXAMPLES, NotApplicableError, split, variants
 from blosam.compare.results import Record, mean_dice
 from blosam.evaluation.table import mean_std, write_rows
-from blosam.methods import COMPARED
+from blosam.methods import METHODS
 
 COLUMNS = (
     "base", "shots", "value", "method", "seeds", "dice", "dice_std", "train_dice", "difference_to_base",
@@ -70,7 +70,7 @@ def _values(base: str, ablation: str, encoder: str) -> dict[str, str]:
 
 def _with_many_examples(groups: dict[tuple[str, int], list[Record]]) -> list[str]:
     """Presets that were run with as many numbers of training images as the ablation has."""
-    bases = dict.fromkeys(name for name, _ in groups if name in ("recommended", *COMPARED))
+    bases = dict.fromkeys(name for name, _ in groups if name in ("recommended", *METHODS))
     return [base for base in bases if sum(name == base for name, _ in groups) >= len(EXAMPLES)]
 
 

@@ -58,7 +58,7 @@ __all__ = [
 
 
 def train_preset(name: str, task: Task) -> Trained:
-    """Train one of :data:`blosam.methods.COMPARED`, or a variant of :mod:`blosam.ablations`.
+    """Train one of :data:`blosam.methods.METHODS`, or a variant of :mod:`blosam.ablations`.
 
     Raises:
         BlosamError: when the base weights are missing or the views use up the time.
@@ -150,11 +150,11 @@ def _preset_settings(name: str, options: Options) -> dict[str, Any]:
 
 
 def _register_all() -> None:
-    for name in ("recommended", *methods.COMPARED):
+    for name in ("recommended", *methods.METHODS):
         if name == "recommended":
             summary = f"what was measured best for the encoder (tiny: {methods.get(name, 'tiny').name})"
         else:
-            summary = methods.COMPARED[name].summary
+            summary = methods.METHODS[name].summary
         register(_preset(name, summary))
     register_family(_variant)
     prompted.register_all()

@@ -86,8 +86,6 @@ def iou_loss(logits: Tensor, predicted_iou: Tensor, target: Tensor) -> Tensor:
 def published_loss(dice_weight: float = 0.8) -> DiceCELoss:
     """BLO-SAM's loss on logits and soft targets B x (K+1) x h x w: 0.2 cross-entropy + 0.8 Dice over the batch.
 
-    The bundles' configs spell out the same numbers, so that users can change them there.
-
     Args:
         dice_weight: of the Dice part; the cross-entropy gets the rest of 1.
     """
