@@ -16,6 +16,7 @@ from monai.engines import SupervisedEvaluator
 from PIL import Image
 from typer.testing import CliRunner
 
+from blosam.ablations import ABLATIONS
 from blosam.baselines import UNet
 from blosam.commands.compare import compare
 from blosam.compare import approaches, registry
@@ -210,8 +211,10 @@ def test_a_run_uses_the_threads_it_was_given(phantoms, tmp_path, monkeypatch):
     assert "summed over 3 threads" in (tmp_path / "tables" / "summary.md").read_text()
 
 
-def test_list_prints_one_method_a_line():
-    lines = runner.invoke(app, ["compare", "--list"]).stdout.splitlines()
+def test_list_prints_one_method_a_line_and_what_can_be_varied():
+    result = runner.invoke(app, ["compare", "--list"])
+    assert [line.split()[0] for line in result.stderr.splitlines()[2:]] == list(ABLATIONS)
+    lines = result.stdout.splitlines()
     assert [line.split()[0] for line in lines] == approaches.names()
     assert {"recommended", "blo-sam", "joint", "unet"} <= {line.split()[0] for line in lines}
     assert all(len(line.split()) > 2 for line in lines)
