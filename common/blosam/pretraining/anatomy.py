@@ -53,6 +53,8 @@ def draw_anatomy(kind: str, seed: int, size: int, plain: bool = False) -> Drawin
     image = phantom.image if phantom.image.ndim == 3 else np.repeat(phantom.image[..., None], 3, axis=2)
     if not plain and chance.happens(0.5):
         image = _retone(chance, image, phantom.structures)
+    if kind == "chest" and not plain and chance.happens(0.4):
+        image = _whiten(chance, image, phantom)
     labels = [phantom.structures == value for value in sorted(phantom.structure_names)]
     labels += list(_teeth(phantom)) if kind == "dental" else []
     overlays = [phantom.overlays[name].astype(bool) for name in sorted(phantom.overlays)]
@@ -60,6 +62,32 @@ def draw_anatomy(kind: str, seed: int, size: int, plain: bool = False) -> Drawin
     structures = [layer for layer in (salient, *labels, *overlays) if layer.any()]
     stack = np.stack(structures) if structures else np.zeros((0, *salient.shape), dtype=bool)
     return Drawing(image.astype(np.float32), stack, salient, _dense(kind, phantom), framing.mirror, framing.turn)
+
+
+def _whiten(chance: Chance, image: np.ndarray, phantom: Phantom) -> np.ndarray:
+    """Fill lungs with what looks like the mediastinum, mostly from below, until their borders have to be guessed.
+
+    Severe pneumonia, effusion and portable films look so, and annotators draw the lung all the same.
+
+    Args:
+        chance: source of the numbers.
+        image: H x W x 3 in 0..1.
+        phantom: where the lungs are.
+    """
+    solid = np.isin(phantom.structures, (5, 6))
+    if not solid.any() or not phantom.mask.any():
+        return image
+    tone = np.median(image[solid], axis=0)
+    rows = np.nonzero(phantom.mask.any(1))[0]
+    height = (np.arange(len(image), dtype=np.float32)[:, None] - rows[0]) / max(1, rows[-1] - rows[0])
+    filled = np.zeros(phantom.mask.shape, dtype=np.float32)
+    for sides in ((1, 3), (2, 4)):  # a lung beside and behind the heart
+        base = np.float32(chance.between(0.1, 0.9)) + (height - 0.5) * np.float32(chance.between(-0.3, 2.0))
+        patches = smooth_noise(chance, filled.shape, chance.between(0.08, 0.4)) * np.float32(chance.between(0, 0.5))
+        filled = np.where(np.isin(phantom.structures, sides), np.clip(base + patches, 0, 1), filled)
+    filled = blur(filled, len(image) * chance.between(0.003, 0.03))[..., None]
+    grain = smooth_noise(chance, phantom.mask.shape, chance.between(0.005, 0.03))[..., None]
+    return image * (1 - filled) + (tone + grain * np.float32(chance.between(0, 0.06))) * filled
 
 
 def _dense(kind: str, phantom: Phantom) -> np.ndarray:
