@@ -88,10 +88,10 @@ ALL_LAYERS = replace(
     source="own recipe for the small encoder, where nothing needs to be frozen to be affordable",
     trainable="all",
     head="pretrained",
-    weight_lr=5e-4,
-    prompt_lr=5e-4,
+    weight_lr=1e-3,
+    prompt_lr=1e-3,
     weight_decay=0.05,
-    batch_size=4,
+    batch_size=2,
     warmup=20,
     clip_norm=1.0,
 )
