@@ -72,13 +72,20 @@ class Method:
         return {key: getattr(self, key) for key in ("rank", "prompt", "trainable", "encoder_adapter")}
 
 
-_PAPER = "BLO-SAM (Zhang, Liang, Xie; ICML 2024), section 3 and the released settings"
+_CITED = "BLO-SAM (Zhang, Liang, Xie; ICML 2024), section 3"
+_MENDED = (
+    "the released settings, whose slips are mended (docs/faithfulness.md): the upper level sees every image of D2 in "
+    "turn instead of the first one only, the moments stay 0.9 and 0.999, the learning rate does not lag. SAM's "
+    "normalisation and the aspect ratio are kept, and images are encoded once, in augmented views"
+)
+_PAPER = f"{_CITED}, and {_MENDED}"
 BLO_SAM = Method("blo-sam", "weights on D1, prompt on D2, first order (the published method)", _PAPER)
 JOINT = replace(
     BLO_SAM,
     name="joint",
     summary="the same weights and prompt, trained together on all images",
-    source="SAMed's way of training, with BLO-SAM's parameters",
+    source="SAMed's way of training (Zhang, Liu 2023) with BLO-SAM's parameters: shows what two levels bring. Its "
+    "number of parameters is the one that the BLO-SAM paper prints for SAMed",
     joint=True,
 )
 ALL_LAYERS = replace(
@@ -102,7 +109,10 @@ PUBLISHED = (
         JOINT,
         name="samed",
         summary="SAMed: low-rank updates in the encoder, the whole decoder, all images",
-        source="Zhang, Liu 2023; batches of 12 need more images than here, warm-up shortened from 250 to 20 steps",
+        source="Zhang, Liu 2023 (rank 4 in queries and values, 0.2 CE + 0.8 Dice, AdamW 5e-3, decay 0.1); batches of 4 "
+        "instead of 12 for want of images, warm-up shortened from 250 to 20 steps, the parts of the "
+        "prompt encoder that "
+        "an image without prompts does not use stay as they are",
         trainable="whole-decoder",
         encoder_adapter="lora:4",
         rank=0,
@@ -113,7 +123,7 @@ PUBLISHED = (
         JOINT,
         name="samed-s",
         summary="SAMed_s: low-rank updates in encoder and decoder, all images",
-        source="Zhang, Liu 2023; as samed",
+        source="Zhang, Liu 2023; as samed, with low-rank updates in the decoder's attentions, whose base stays frozen",
         encoder_adapter="lora:4",
         batch_size=4,
         warmup=20,
@@ -122,7 +132,8 @@ PUBLISHED = (
         JOINT,
         name="s-sam",
         summary="S-SAM: singular values of the encoder, one learned token per class",
-        source="Paranjape et al., MICCAI 2024; a table of tokens instead of CLIP's text encoder, SAM's own decoder and "
+        source="Paranjape et al., MICCAI 2024; a table of tokens instead of CLIP's text encoder (--text-embeddings "
+        "brings vectors and the published affine layer back), SAM's own decoder and "
         "window attention instead of the altered ones of the released code, focal loss from logits, decay towards the "
         "original weights instead of towards zero",
         trainable="decoder-norms",
@@ -140,7 +151,10 @@ PUBLISHED = (
         _WHOLE,
         name="adaptive-sam",
         summary="AdaptiveSAM: biases, normalisations, position table and the whole decoder, a text vector per class",
-        source="Paranjape et al. 2023; fixed random vectors instead of CLIP's, layer instead of batch normalisation",
+        source="Paranjape et al. 2023; fixed random vectors instead of CLIP's (--text-embeddings takes those), layer "
+        "instead of batch normalisation, which makes the token of a single class constant; focal "
+        "loss from logits, SAM's "
+        "own window attention; the prompt encoder stays frozen, which the released code unfreezes by a slip",
         encoder_adapter="adaptive",
         loss="focal",
         prompt="text",
@@ -173,7 +187,9 @@ PUBLISHED = (
         _WHOLE,
         name="late-ft",
         summary="PEFT-SAM: the late half of the encoder trained completely, and the whole decoder",
-        source="Teuber, Archit, Pape, MIDL 2025; as late-lora",
+        source="Teuber, Archit, Pape, MIDL 2025; semantic masks without prompts and 1e-4 instead of "
+        "1e-5, as peft-sam-lora. "
+        "The early half runs once per image",
         encoder_adapter="full@50%",
         weight_lr=1e-4,
         prompt_lr=1e-4,
@@ -196,7 +212,8 @@ PUBLISHED = (
         JOINT,
         name="ft-sam",
         summary="FT-SAM: every weight of SAM, BLO-SAM's loss, no low-rank updates",
-        source="baseline of the BLO-SAM paper; learning rate 1e-4, the paper's is not stated",
+        source="baseline of the BLO-SAM paper, which does not state its learning rate: 1e-4, because BLO-SAM's 5e-3 "
+        "destroys pretrained weights",
         trainable="all",
         rank=0,
         weight_lr=1e-4,
@@ -213,14 +230,17 @@ METHODS: dict[str, Method] = {
             BLO_SAM,
             name="blo-sam-2nd",
             summary="the same with the exact second-order hypergradient",
-            source=f"{_PAPER}, appendix A; AdamW-aware form",
+            source=f"{_CITED} and appendix A; {_MENDED}. Differentiates exactly through the AdamW step that is made; "
+            "the released code takes a finite difference, which does not converge with SAM's ReLUs, "
+            "around a second step",
             order=2,
         ),
         replace(
             BLO_SAM,
             name="blo-sam-swap",
             summary="D1 and D2 exchange roles every step, so that every image serves both levels",
-            source="own variant of BLO-SAM",
+            source=f"own variant of {_CITED}: with few images, half of them for each level is "
+            f"little. Otherwise {_MENDED}",
             swap_roles=True,
         ),
         JOINT,

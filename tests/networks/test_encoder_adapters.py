@@ -29,7 +29,7 @@ from blosam.networks.adapters.scaling import SSFLinear, SSFNorm
 from blosam.networks.adapters.singular import SVDConv2d, SVDLinear
 from blosam.networks.sam import build_sam
 
-ADAPTED = [kind for kind in KINDS if kind != "none"]
+ADAPTED = [kind for kind in KINDS if kind not in ("none", "qlora")]  # qlora: test_quantised.py
 TEXTS = {
     "lora": "lora:2",
     "lora-all": "lora-all:2",

@@ -42,6 +42,14 @@ _MedSam = Annotated[
 _Paper = Annotated[
     str, typer.Option(help="Data set of the BLO-SAM paper to show its table of: kvasir, jsrt, dental, none or auto.")
 ]
+_Text = Annotated[
+    str,
+    typer.Option(
+        help="Vectors of the class names for s-sam and adaptive-sam: .safetensors or .npz (name -> vector), or "
+        "package.module:function."
+    ),
+]
+_About = Annotated[str, typer.Option(metavar="NAME", help="Print all about a method, and stop.")]
 _List = Annotated[bool, typer.Option("--list", help="Print the methods, one a line, and stop.")]
 
 
@@ -67,6 +75,8 @@ def compare(
     backbone_weights: _Backbone = "",
     medsam_weights: _MedSam = "",
     paper: _Paper = "auto",
+    text_embeddings: _Text = "",
+    about: _About = "",
     list_methods: _List = False,
 ) -> None:
     """Train and measure methods on the same images, views and time; writes results.csv, tables/ and report.html.
@@ -75,8 +85,8 @@ def compare(
     """
     from blosam import ablations
 
-    if list_methods:
-        _list_methods()
+    if list_methods or about:
+        _describe(about)
         return
     if data is None or out is None:
         raise typer.BadParameter("--data and --out are needed (or --list)")
@@ -85,25 +95,15 @@ def compare(
     varied = ablations.names(",".join(ablate))
     chosen = _devices(devices) if devices else [_device(device)]
     options = Options(
-        data=data,
-        out=out,
         methods=tuple(dict.fromkeys(_words(methods or ("blo-sam" if varied else _METHODS)))),
         shots=tuple(dict.fromkeys(_numbers(shots, "--shots"))),
-        seeds=seeds,
-        encoder=encoder,
-        base_weights=base_weights,
-        budget=budget,
-        max_steps=max_steps,
-        views=views,
-        views_kind=views_kind,
-        image_size=image_size,
         labels=_labels(labels),
         device=chosen[0],
-        threads=threads,
-        backbone_weights=backbone_weights,
-        medsam_weights=medsam_weights,
+        data=data, out=out, seeds=seeds, encoder=encoder, base_weights=base_weights, budget=budget,
+        max_steps=max_steps, views=views, views_kind=views_kind, image_size=image_size, threads=threads,
+        backbone_weights=backbone_weights, medsam_weights=medsam_weights, text_embeddings=text_embeddings,
         paper=paper,
-    ).with_ablations(varied)
+    ).with_ablations(varied)  # fmt: skip
     _run(options, workers, chosen)
 
 
@@ -123,11 +123,15 @@ def _run(options: Options, workers: int, devices: list[str]) -> None:
     _show(options.out, failures, len(options.jobs()))
 
 
-def _list_methods() -> None:
-    """The methods, one a line, for people and scripts; beside them, for people, what can be varied."""
+def _describe(name: str) -> None:
+    """All about one method; without a name the methods, one a line, for people and scripts; beside them what can be varied."""
     from blosam import ablations
     from blosam.compare import approaches
+    from blosam.compare.about import about
 
+    if name:
+        typer.echo(about(name))
+        return
     width = max(map(len, approaches.names()))
     for name in approaches.names():
         typer.echo(f"{name:<{width}} {approaches.get(name).summary}")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -43,6 +44,7 @@ from blosam.data import BilevelLoader
 from blosam.engines import BilevelTrainer
 from blosam.engines.losses import make_loss
 from blosam.networks import BloSam
+from blosam.networks.text import label_vectors
 
 __all__ = [
     "Approach",
@@ -64,7 +66,7 @@ def train_preset(name: str, task: Task) -> Trained:
         BlosamError: when the base weights are missing or the views use up the time.
     """
     options = task.options
-    preset = ablations.resolve(name, options.encoder)
+    preset = _method(name, options)
     network = BloSam(
         encoder=options.encoder,
         image_size=options.image_size,
@@ -76,7 +78,10 @@ def train_preset(name: str, task: Task) -> Trained:
         encoder_adapter=preset.encoder_adapter,
         init_seed=task.seed,
     )
-    network = weights.load_base(network, options.base_weights).to(options.device)
+    network = weights.load_base(network, options.base_weights)
+    if preset.prompt == "text" and options.text_embeddings:
+        network.label_prompt.set_vectors(label_vectors(options.text_embeddings, _names(options.labels)))
+    network = network.to(options.device)
     theta = network.weight_parameters(preset.iou_loss_weight > 0)
     prompt = network.prompt_parameters()
     bank, budget = task.prepared(network)
@@ -87,7 +92,7 @@ def train_preset(name: str, task: Task) -> Trained:
         train_data_loader=loader,
         network=network,
         weight_optimizer=torch.optim.AdamW([{"params": theta}], preset.weight_lr, weight_decay=preset.weight_decay),
-        prompt_optimizer=torch.optim.AdamW(prompt, preset.prompt_lr, weight_decay=preset.weight_decay),
+        prompt_optimizer=torch.optim.AdamW([{"params": prompt}], preset.prompt_lr, weight_decay=preset.weight_decay),
         loss_function=make_loss(preset.loss, preset.dice_weight),
         joint=preset.joint,
         order=preset.order,
@@ -138,14 +143,27 @@ def train_few_shot(make: Callable[[str | None], nn.Module], optimizer: str, task
     return trained_by(supported, steps, budget, trained)
 
 
+def _method(name: str, options: Options) -> methods.Method:
+    """The method; one with a token per class reads it off the text embeddings when there are any."""
+    preset = ablations.resolve(name, options.encoder)
+    return replace(preset, prompt="text") if options.text_embeddings and preset.prompt == "labels" else preset
+
+
+def _names(labels: Mapping[str, int]) -> list[str]:
+    return sorted(labels, key=labels.__getitem__)
+
+
 def _preset_settings(name: str, options: Options) -> dict[str, Any]:
     """The preset's numbers and the base weights, so that a changed recipe or new weights are noticed."""
-    numbers = asdict(ablations.resolve(name, options.encoder))
+    numbers = asdict(_method(name, options))
     recipe = numbers.pop("name")
     for words in ("summary", "source"):
         numbers.pop(words)
     if numbers["dice_weight"] == methods.Method.dice_weight:  # as it always was when older runs were noted
         numbers.pop("dice_weight")
+    if numbers["prompt"] == "text" and options.text_embeddings:
+        file = options.text_embeddings
+        numbers["text_embeddings"] = digest(file) if Path(file).suffix in (".safetensors", ".npz") else file
     return {"recipe": recipe, **base_settings(options), **numbers}
 
 
@@ -161,7 +179,7 @@ def _register_all() -> None:
     for name, (summary, train, published_with_backbone) in _BASELINES.items():
         settings = functools.partial(_baseline_settings, name)
         caveat = {"caveat": _random_backbone} if published_with_backbone else {}
-        register(Approach(name, summary, train, settings, **caveat))
+        register(Approach(name, summary, train, settings, source=_SOURCES[name], **caveat))
 
 
 def _preset(name: str, summary: str) -> Approach:
@@ -224,6 +242,23 @@ _BASELINES: dict[str, tuple[str, Callable[[Task], Trained], bool]] = {
         functools.partial(train_few_shot, SSP, "sgd"),
         True,
     ),
+}
+
+_RESNET = "ResNet-50 starts from --backbone-weights (ImageNet), else at random and then outside of the ranking"
+_SOURCES = {
+    "unet": "MONAI's BasicUNet; AdamW 1e-3, decay 0.05, batches of 4, BLO-SAM's loss: the usual network from scratch, "
+    "without a published few-shot recipe",
+    "deeplabv3": "Chen et al. 2017 and the baseline of the BLO-SAM paper (41.99 M parameters with the auxiliary head), "
+    f"which states no settings: AdamW 1e-3, BLO-SAM's loss, the auxiliary head weighs 0.4. {_RESNET}",
+    "swin-unetr": "stands for SwinUnet (Cao et al. 2021), whose released code has no licence: MONAI's SwinUNETR in 2-D "
+    "instead, from random weights instead of ImageNet's, AdamW 1e-3 instead of SGD, CE + Dice as for BLO-SAM",
+    "hsnet": "Min, Kang, Cho, ICCV 2021 (28,130,826 parameters, 2,573,794 trained): the numbers the BLO-SAM paper "
+    "prints are this network's, though it cites another HSNet (Zhang 2022). Own implementation; "
+    "Adam 1e-3, episodes of two "
+    f"of the labelled images instead of a large data set of other classes, batches of 2 instead of 20. {_RESNET}",
+    "ssp": "Fan et al., ECCV 2022 (8,543,296 parameters, 8,317,952 trained; the BLO-SAM paper prints 8.7 M). Own "
+    "implementation; SGD 1e-3 with momentum 0.9, episodes of two of the labelled images, batches of 2 instead of 4, "
+    f"polynomial decay instead of two steps. {_RESNET}",
 }
 
 _register_all()

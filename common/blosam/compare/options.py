@@ -59,6 +59,8 @@ class Options:
         runs_per_gpu: runs that share a GPU, and so the seconds of its budget.
         more: further methods with a number of training images each.
         backbone_weights: file of an ImageNet ResNet-50 for the methods that were published with one; empty = random.
+        text_embeddings: vectors of the class names for the methods that read names, as
+            :func:`blosam.networks.text.label_vectors` takes them; empty = learned or random ones.
         medsam_weights: file of MedSAM's released weights for ``medsam-box``; empty = its recipe on our base.
         paper: which of the BLO-SAM paper's data sets this is: ``auto`` (by the folder's name), ``none``, ``kvasir``,
             ``jsrt`` or ``dental``.
@@ -84,6 +86,7 @@ class Options:
     backbone_weights: str = ""
     medsam_weights: str = ""
     paper: str = "auto"
+    text_embeddings: str = ""
 
     def jobs(self) -> list[Job]:
         """Every run; all methods of one seed come before the next seed, so partial results are comparable."""

@@ -12,6 +12,22 @@ from blosam.compare.registry import Approach, Task, Trained, base_settings, dige
 from blosam.networks import PromptableSam
 
 CAVEAT = "oracle prompt, not comparable"
+_SAM_SOURCE = (
+    "Kirillov et al., ICCV 2023, and the baseline SAM of the BLO-SAM paper, which does not say how its points and "
+    "boxes are combined and whose numbers are implausibly low for true boxes (its mask tokens were probably "
+    "random). Here stock SAM with SAM's normalisation, 1024 pixels (the embedded encoder: the size of the "
+    "comparison), points and boxes apart. Every connected part of 1 % of the largest or more gets one positive "
+    "point, its pixel farthest from the border, or its box; the class is the union of their masks. A point takes "
+    "the best of three masks by SAM's own estimate, a box SAM's single mask"
+)
+_MEDSAM_SOURCE = (
+    "Ma et al., Nature Communications 2024: one box per object, the prompt encoder frozen, Dice of the sigmoid "
+    "(squared denominators) plus cross-entropy, AdamW 1e-4, decay 0.01, boxes enlarged by 0 to 20 of 1024 pixels. "
+    "With --medsam-weights the released network as it is: 1024 pixels, minimum to maximum; images are padded "
+    "instead of stretched to a square. Without, the recipe on our base: at the size of the comparison, SAM's "
+    "normalisation (which the base was trained with), connected parts as objects, batches of 2, and the learning "
+    "rate decays as for every method here"
+)
 _SAM_SIZE = 1024  # the only image size SAM's own encoders were trained at
 
 
@@ -85,6 +101,7 @@ def register_all() -> None:
                 functools.partial(train_oracle, kind),
                 functools.partial(_oracle_settings, kind),
                 _caveat,
+                _SAM_SOURCE,
             )
         )
     register(
@@ -94,5 +111,6 @@ def register_all() -> None:
             train_medsam,
             _medsam_settings,
             _caveat,
+            _MEDSAM_SOURCE,
         )
     )

@@ -106,6 +106,8 @@ class Approach:
         train: from task to trained network.
         settings: what the result depends on beyond ``Options.shared_settings``; plain JSON values.
         caveat: why the row cannot be ranked with these options; empty when it can.
+        source: where the method comes from, and what differs from its authors' code and why; a method of
+            :mod:`blosam.methods` says so itself.
     """
 
     name: str
@@ -113,6 +115,7 @@ class Approach:
     train: Callable[[Task], Trained]
     settings: Callable[[Options], dict[str, Any]]
     caveat: Callable[[Options], str] = lambda options: ""
+    source: str = ""
 
 
 _REGISTRY: dict[str, Approach] = {}

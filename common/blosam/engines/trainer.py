@@ -306,6 +306,8 @@ class BilevelTrainer(Trainer):
         shared = {id(p) for p in self.weights} & {id(p) for p in self.prompts}
         if shared:
             raise BlosamError(f"{len(shared)} parameters are in both optimizers. Give each level its own.")
+        if not self.joint and not self.prompts:
+            raise BlosamError("the network has no prompt to learn on D2 (prompt none). Use joint, or another prompt.")
         if self.joint or self.order == 1:
             return
         if scaling:

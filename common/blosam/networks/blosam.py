@@ -34,12 +34,18 @@ from .adapters import (
 from .prompts import LabelPrompt, SparsePrompt, TextPrompt
 from .sam import EMBED_DIM, PIXEL_MEAN, PIXEL_STD, build_sam, encoder_config
 
-PROMPTS = ("dense", "sparse", "labels", "text")
+PROMPTS = ("dense", "sparse", "labels", "text", "none")
 HEADS = ("random", "pretrained")
 TRAINABLE = ("decoder", "decoder-norms", "whole-decoder", "all", "lora", "none")
 
 _DENSE_PROMPT = "prompt_encoder.no_mask_embed.weight"
-_PROMPT_NAMES = {"dense": _DENSE_PROMPT, "sparse": "sparse_prompt.", "labels": "label_prompt.", "text": "label_prompt."}
+_PROMPT_NAMES: dict[str, str | tuple[str, ...]] = {
+    "dense": _DENSE_PROMPT,
+    "sparse": "sparse_prompt.",
+    "labels": "label_prompt.",
+    "text": "label_prompt.",
+    "none": (),
+}
 _LABEL_PROMPTS = {"labels": LabelPrompt, "text": TextPrompt}
 _IOU_HEAD = "mask_decoder.iou_prediction_head."
 _TRAINED_IN_DECODER = (
@@ -65,7 +71,8 @@ class BloSam(nn.Module):
         prompt: what p is. ``"dense"``: SAM's ``no_mask_embed``, 256 numbers added at every grid cell (the
             authors' code); ``"sparse"``: learned tokens beside the output tokens (closer to the paper's
             text); ``"labels"`` and ``"text"``: S-SAM's one token per class, learned or made from a text vector, with
-            one decoder pass per class and the background's logit 0.
+            one decoder pass per class and the background's logit 0; ``"none"``: nothing is learned, SAM's
+            ``no_mask_embed`` stays (joint training only).
         num_prompt_tokens: number of tokens of a sparse prompt.
         head: what :func:`load_base` does with the parts that depend on K: ``"random"`` leaves them (the
             authors' code), ``"pretrained"`` copies SAM's.
@@ -167,7 +174,7 @@ class BloSam(nn.Module):
         }
 
     def prompt_parameters(self) -> list[nn.Parameter]:
-        """The prompt p: 1 x 256 (dense), n x 256 (sparse), K x 256 (labels), or the text affine layer."""
+        """The prompt p: 1 x 256 (dense), n x 256 (sparse), K x 256 (labels), the text affine layer, or nothing."""
         return list(self.named_prompt_parameters().values())
 
     def named_prompt_parameters(self) -> dict[str, nn.Parameter]:

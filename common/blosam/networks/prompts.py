@@ -120,14 +120,18 @@ class TextPrompt(nn.Module):
     def set_vectors(self, vectors: Tensor) -> None:
         """Use the output of a text encoder, K x width, in the order of the classes.
 
+        Before training only: for another width than now the affine layer starts anew.
+
         Raises:
-            BlosamError: for another shape.
+            BlosamError: for another number of vectors.
         """
-        if vectors.shape != self.vectors.shape:
+        if vectors.ndim != 2 or len(vectors) != len(self.vectors):
             raise BlosamError(
-                f"label vectors of shape {tuple(vectors.shape)}, expected {tuple(self.vectors.shape)}: one per class."
+                f"label vectors of shape {tuple(vectors.shape)}, expected {len(self.vectors)} x width: one per class."
             )
-        self.vectors.copy_(vectors)
+        if vectors.shape[1] != self.vectors.shape[1]:
+            self.affine = nn.Linear(vectors.shape[1], self.affine.out_features).to(self.vectors)
+        self.vectors = vectors.to(self.vectors)
 
     def forward(self) -> Tensor:
         """The tokens, K x C."""

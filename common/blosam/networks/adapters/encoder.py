@@ -17,6 +17,7 @@ from ..tiny import AttentionBlock, ConvBlock, TinyEncoder
 from .bottleneck import AdaptedAttention, AdaptedConvBlock, AdaptedMLP, Bottleneck
 from .factor import FacTQKV
 from .lora import LoRALinear, LoRAQKV, is_adapter
+from .quantised import quantise_encoder
 from .scaling import SSFLinear, SSFNorm
 from .singular import SVDConv2d, SVDLinear
 from .spec import AdapterSpec
@@ -49,7 +50,7 @@ def first_block(encoder: nn.Module, spec: AdapterSpec) -> int:
 
 
 def adapt_encoder(encoder: nn.Module, spec: AdapterSpec) -> None:
-    """Add the adapters of ``spec`` to an encoder, in place; its outputs do not change.
+    """Add the adapters of ``spec`` to an encoder, in place; its outputs do not change (but for the 4 bits of qlora).
 
     Raises:
         BlosamError: when the start block does not exist, or no block has what the kind adapts.
@@ -69,6 +70,9 @@ def adapt_encoder(encoder: nn.Module, spec: AdapterSpec) -> None:
     elif spec.kind in ("adaptformer", "med-sa"):
         for name in names:
             _add_bottlenecks(encoder, name, spec)
+    elif spec.kind == "qlora":
+        every = [encoder.get_submodule(name) for name in block_names(encoder)]
+        quantise_encoder(every, _linears, start, spec.size)
     if spec.kind == "svd":
         _adapt_neck(encoder)
     trained = trained_names(encoder, spec)

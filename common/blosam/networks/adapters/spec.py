@@ -25,6 +25,7 @@ KINDS = {
     "none": Kind("the encoder stays as it is"),
     "lora": Kind("low-rank updates of queries and values (SAMed, PEFT-SAM)", 32),
     "lora-all": Kind("low-rank updates of queries, keys, values and both MLP layers (PEFT-SAM)", 32),
+    "qlora": Kind("as lora, with the frozen matrices in 4 bits (QLoRA; CUDA and bitsandbytes)", 32),
     "adaptformer": Kind("a bottleneck beside every MLP, its scale learned", 64),
     "fact": Kind("two factors and a core update queries and values", 16),
     "ssf": Kind("every layer's output scaled and shifted"),
