@@ -13,7 +13,7 @@ EXTRAS := export,dicom,prepare,compare,dev
 CANDIDATES := $(or $(PYTHON),python3.11 python3.12 python3.13 python3)
 
 .DEFAULT_GOAL := help
-.PHONY: help .venv label models demo test test-all lint format clean
+.PHONY: help .venv label models demo reproduce test test-all lint format clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z.-]*\):.*  ## \(.*\)/make \1|\2/p' Makefile | awk -F'|' '{printf "%-15s %s\n", $$1, $$2}'
@@ -64,6 +64,9 @@ models: .venv  ## train each bundle on drawn images and write its models/ folder
 
 demo: .venv  ## train on 4 drawn chest X-rays, evaluate on 20 others, write runs/demo/report.html
 	$(BIN)/blosam demo --out runs/demo
+
+reproduce: .venv  ## the medical table of the BLO-SAM paper on the public data sets (says what to put where)
+	$(BIN)/python tools/reproduce.py $(REPRODUCE)
 
 test: .venv  ## check style and generated bundles, run the unmarked tests
 	$(BIN)/ruff check .

@@ -124,7 +124,7 @@ def _run(options: Options, workers: int, devices: list[str]) -> None:
 
 
 def _describe(name: str) -> None:
-    """All about one method; without a name the methods, one a line, for people and scripts; beside them what can be varied."""
+    """All about one method; without a name the methods, one a line for scripts, and beside them what can be varied."""
     from blosam import ablations
     from blosam.compare import approaches
     from blosam.compare.about import about
