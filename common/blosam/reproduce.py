@@ -13,6 +13,7 @@ from pathlib import Path
 from blosam import weights
 from blosam.atomicio import atomic_write
 from blosam.compare.options import Options
+from blosam.compare.paper import TABLE
 from blosam.compare.results import read_runs, summary
 from blosam.compare.runner import compare
 from blosam.data.datalist import load_split
@@ -92,21 +93,6 @@ SETS = (
     ),
 )
 _PAPER_NAMES = {"teeth": "dental", "kvasir": "kvasir", "lung": "jsrt"}  # for the report of each comparison
-# Dice in per cent, mean of three samplings (the paper's table 3; where its table 8 differs, both).
-PAPER: Mapping[str, Mapping[tuple[str, int], str]] = {
-    name: dict(zip([(s.name, k) for s in SETS for k in s.shots], row, strict=True))
-    for name, row in {
-        "blo-sam": ("73.2", "77.3", "59.7", "61.6", "87.1", "93.7"),
-        "samed": ("69.9 / 69.8", "76.4 / 75.1", "42.7", "57.1", "84.4", "91.8"),
-        "med-sa": ("69.8 / 69.7", "75.1 / 76.2", "33.5", "59.3", "82.9", "91.7"),
-        "deeplabv3": ("56.8", "63.9", "31.9", "37.8", "61.1", "76.4"),
-        "swin-unetr": ("28.6", "50.6", "37.8", "39.0", "62.1", "76.4"),
-        "hsnet": ("70.2", "72.2", "30.0", "35.1", "83.1", "84.5"),
-        "ssp": ("33.7", "51.7", "27.4", "27.7", "83.2", "90.1"),
-        "sam-oracle-point": ("21.2", "21.2", "14.7", "14.7", "31.4", "31.4"),
-        "sam-oracle-box": ("21.2", "21.2", "14.7", "14.7", "31.4", "31.4"),
-    }.items()
-}
 
 
 def instructions(public: PublicSet, folder: Path) -> str:
@@ -201,18 +187,32 @@ def table(out: Path) -> str:
         for public in SETS
         for row in (summary(read_runs(out / public.name)) if (out / public.name / "runs").is_dir() else [])
     }
+    paper = _paper()
     lines = [
-        "Dice in per cent: the paper | ours (mean ± standard deviation over samplings). The paper measures at 64 x 64",
-        "pixels, we at the resolution of the images, so that small differences mean nothing. `swin-unetr` stands for",
-        "SwinUnet; the paper has one row for SAM with all its prompts, and Med-SA with clicks from the true mask.",
+        "Dice in per cent: the paper | ours, mean ± standard deviation over samplings (two means: the paper's tables",
+        "disagree). The paper measures at 64 x 64 pixels, we at the resolution of the images, so small differences",
+        "mean nothing. `swin-unetr` stands for SwinUnet; the paper has one row for all prompts of SAM, and Med-SA",
+        "with clicks from the true mask.",
         "",
         "| Method | " + " | ".join(f"{name} {k}" for name, k in columns) + " |",
         "|" + " --- |" * (len(columns) + 1),
     ]
-    for method in dict.fromkeys([*PAPER, *(key[0] for key in ours)]):
-        cells = [f"{PAPER.get(method, {}).get(c, '')} \\| {ours.get((method, *c), '')}" for c in columns]
+    for method in dict.fromkeys([*(key[0] for key in paper), *(key[0] for key in ours)]):
+        cells = [f"{paper.get((method, *c), '')} \\| {ours.get((method, *c), '')}" for c in columns]
         lines.append(f"| {method} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _paper() -> dict[tuple[str, str, int], str]:
+    """The paper's cell for each of our methods that stands for one of its rows, set and number of images."""
+    return {
+        (method, public.name, shots): cell
+        for row in TABLE
+        for method in row.presets
+        if method in METHODS
+        for public in SETS
+        for shots, cell in zip(public.shots, row.dice[_PAPER_NAMES[public.name]], strict=False)
+    }
 
 
 def _per_cent(row: Mapping[str, float]) -> str:
