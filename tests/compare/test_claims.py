@@ -122,6 +122,16 @@ def test_an_old_ticket_is_worthless_when_the_stale_claim_was_replaced_and_that_r
         assert slow.take(old) is None and left(claims) == ["run.0000"]
 
 
+def test_only_the_claim_of_a_process_that_is_gone_is_dropped(tmp_path):
+    claims = Claims(tmp_path)
+    foreign(claims, "gone.0000", machine=module._machine(), pid=dead_process())
+    foreign(claims, "elsewhere.0000")
+    with claims.take(Ticket("ours")):
+        for name in ("gone", "elsewhere", "ours", "absent"):
+            claims.drop(Ticket(name))
+        assert left(claims) == ["elsewhere.0000", "ours.0000"]
+
+
 def test_a_claim_being_written_belongs_to_somebody(tmp_path):
     (tmp_path / "run.0000").write_text("")
     assert Claims(tmp_path).look("run") is None

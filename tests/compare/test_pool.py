@@ -93,6 +93,7 @@ def test_closing_ends_a_worker_in_the_middle_and_lets_it_clean_up(tmp_path):
     with Pool(work, ["cpu"]) as pool:
         pool.start(("wait", str(tmp_path / "never")))
         pid = int(appears(tmp_path / "never.begun"))
+        assert pool.close() == [("wait", str(tmp_path / "never"))]
     assert not is_alive(pid) and (tmp_path / "never.left").exists()
 
 

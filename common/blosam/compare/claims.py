@@ -132,8 +132,9 @@ class Claims:
         return Claim(path)
 
     def drop(self, ticket: Ticket) -> None:
-        """Remove the claim of a process of ours that is known to be gone."""
-        _remove(self._path(ticket.name, ticket.generation))
+        """Remove the claim of a process that is known to be gone; another's, and one that cannot be told, stays."""
+        if _is_gone(_parsed(self._content(ticket.name, ticket.generation))):
+            _remove(self._path(ticket.name, ticket.generation))
 
     def tidy(self) -> None:
         """Remove the folder when no claim is left."""

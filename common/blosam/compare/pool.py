@@ -100,8 +100,8 @@ class Pool:
             found.append((task, result))
         return found
 
-    def close(self) -> None:
-        """End all workers; those that carry out a task stop in the middle of it."""
+    def close(self) -> list[Any]:
+        """End all workers; those that carry out a task stop in the middle of it. Returns these tasks."""
         workers = [(number, worker) for number, worker in enumerate(self._workers) if worker is not None]
         for number, worker in workers:
             worker.connection.close()
@@ -109,8 +109,10 @@ class Pool:
                 worker.process.terminate()
         for _, worker in workers:
             worker.end()
+        stopped = list(self._tasks.values())
         self._workers = [None] * len(self._slots)
         self._tasks = {}
+        return stopped
 
 
 class _Worker:

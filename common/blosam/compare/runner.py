@@ -6,7 +6,7 @@ import functools
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -78,8 +78,9 @@ def compare(options: Options, workers: int = 1, devices: Sequence[str] = ()) -> 
     queue = Queue(options.out, waiting, {name: settings_digest([shared, own]) for name, own in settings.items()})
     failures = []
     bar = tqdm(total=len(waiting), desc="comparing", unit="run", disable=None)
-    with _quiet(), logging_redirect_tqdm(), bar:
-        for job, error in carry_out(queue, slots, functools.partial(_work, options)):
+    ended = carry_out(queue, slots, functools.partial(_work, options))
+    with _quiet(), logging_redirect_tqdm(), bar, closing(ended):  # closing: Ctrl-C while tables are written, too
+        for job, error in ended:
             if error:
                 failures.append(f"{job.name}: {error}")
                 logger.warning("%s failed: %s", job.name, error)

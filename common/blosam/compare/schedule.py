@@ -51,7 +51,8 @@ def _alone(queue: Queue, device: str, work: Work) -> Iterator[Ended]:
 def _together(queue: Queue, slots: Sequence[str], work: Work) -> Iterator[Ended]:
     """Runs in worker processes, one for each slot."""
     lost: set[Job] = set()
-    with Pool(work, slots) as pool:
+    pool = Pool(work, slots)
+    try:
         while queue or pool.busy:
             while pool.idle and (turn := queue.next()) is not None:
                 pool.start(turn)
@@ -72,3 +73,6 @@ def _together(queue: Queue, slots: Sequence[str], work: Work) -> Iterator[Ended]
                     queue.put_back(turn.job)
                 else:
                     yield ended
+    finally:
+        for turn in pool.close():
+            queue.claims.drop(turn.ticket)  # a worker that had to be killed could not release it
