@@ -17,7 +17,7 @@ import pytest
 from blosam.compare.results import read_runs
 from blosam.data.phantoms.write import write_dataset
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 NAMES = [f"unet_k2_s{seed}" for seed in range(3)]
 
 
@@ -28,7 +28,7 @@ def phantoms(tmp_path_factory) -> Path:
     return folder
 
 
-def start(data: Path, out: Path, *more: str, seconds: str = "3") -> subprocess.Popen:
+def start(data: Path, out: Path, *more: str, seconds: str = "2") -> subprocess.Popen:
     words = [sys.executable, "-m", "blosam.cli", "compare", "--data", str(data), "--out", str(out)]
     words += ["--methods", "unet", "--shots", "2", "--seeds", "3", "--views", "2", "--image-size", "64"]
     words += ["--budget", seconds, "--max-steps", "1000000", "--device", "cpu", *more]
