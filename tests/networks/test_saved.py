@@ -39,6 +39,22 @@ def test_without_weights_the_method_decides(tmp_path):
         network_for(tmp_path / "none.pt", method="late-lra", **SMALL)
 
 
+def test_weights_of_another_image_size_are_refused_though_their_shapes_fit(tmp_path):
+    large = BloSam(**(SMALL | {"image_size": 64}))
+    path = saved(large, tmp_path / "model.pt")
+    BloSam(**SMALL).load_state_dict(large.state_dict(), strict=True)
+    with pytest.raises(BlosamError, match=r"image size 64, the bundle's is 32.*blosam switch"):
+        network_for(path, **SMALL)
+
+
+def test_missing_weights_are_told_because_monai_would_load_others_in_part(tmp_path, caplog):
+    network_for(tmp_path / "none.pt", method="joint", **SMALL)
+    assert "none.pt: no weights there; the network is that of the method joint." in caplog.text
+    caplog.clear()
+    network_for(saved(BloSam(**SMALL), tmp_path / "model.pt"), **SMALL)
+    assert not caplog.text
+
+
 def test_what_is_set_by_hand_wins(tmp_path):
     path = saved(BloSam(**SMALL, prompt="sparse", num_prompt_tokens=7), tmp_path / "model.pt")
     assert network_for(path, **SMALL).num_prompt_tokens == 7
@@ -56,10 +72,13 @@ def test_files_from_before_encoder_adapters_are_those_of_a_plain_encoder(tmp_pat
     ("changes", "message"),
     [
         ({"encoder": "vit_b"}, "are for the encoder vit_b, the bundle's is tiny"),
+        ({"image_size": "64"}, "are for the image size 64, the bundle's is 32"),
         ({"rank": "99999999"}, "beyond 4096"),
         ({"rank": "-1"}, "beyond 4096"),
         ({"num_prompt_tokens": "4097"}, "beyond 4096"),
         ({"encoder_adapter": "lora:1000000"}, "beyond 4096"),
+        ({"encoder_adapter": f"lora:{'9' * 5000}"}, "unknown encoder adapter 'lora:99999"),
+        ({"encoder_adapter": f"full@-{'9' * 5000}%"}, "unknown encoder adapter 'full@-99999"),
         ({"encoder_adapter": "os.system"}, "unknown encoder adapter 'os.system'"),
         ({"prompt": "shell"}, "unknown prompt 'shell'"),
     ],

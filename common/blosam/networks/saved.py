@@ -6,6 +6,7 @@ a bundle is complete in every form (folder, zip, MONAI Label's copy) without a s
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,8 @@ from .. import methods, weightsio
 from ..errors import BlosamError
 from .adapters import parse_adapter
 from .blosam import BloSam
+
+logger = logging.getLogger(__name__)
 
 _MAX_SIZE = 4_096  # of a rank, of a bottleneck, of a number of tokens: facts may come from a stranger's file
 
@@ -29,20 +32,36 @@ def network_for(checkpoint: str | os.PathLike, method: str = "recommended", **se
         settings: arguments of ``BloSam``; they win over what the file says.
 
     Raises:
-        BlosamError: when the file is unreadable or for another encoder, or the method is unknown.
+        BlosamError: when the file is unreadable or for another encoder or image size, or the method is unknown.
     """
     encoder = settings.get("encoder", "tiny")
-    structure = methods.get(method, encoder).structure
+    preset = methods.get(method, encoder)
+    structure = preset.structure
     if Path(checkpoint).is_file():
         facts = weightsio.read_facts(checkpoint)
-        if facts.get("encoder", encoder) != encoder:
-            raise BlosamError(
-                f"{os.fspath(checkpoint)}: these weights are for the encoder {facts['encoder']}, the bundle's is "
-                f"{encoder}. Use the bundle they were trained in, or make one that fits with `blosam switch`."
-            )
+        _refuse_others(facts, {"encoder": encoder, "image_size": settings.get("image_size")}, checkpoint)
         if "rank" in facts:
             structure = _stated(facts, checkpoint)
+    else:  # monai.bundle.load looks for them elsewhere, and leaves out silently what does not fit
+        logger.warning("%s: no weights there; the network is that of the method %s.", checkpoint, preset.name)
     return BloSam(**(structure | settings))
+
+
+def _refuse_others(facts: Mapping[str, str], ours: Mapping[str, Any], path: str | os.PathLike) -> None:
+    """Refuse weights whose tensors may fit, but that were trained for something else; silence is accepted.
+
+    The embedded encoder has no table of positions, so that its weights have the same shapes at every image size.
+
+    Raises:
+        BlosamError: naming both values.
+    """
+    for key, value in ours.items():
+        theirs = facts.get(key, "")
+        if theirs and value is not None and theirs != str(value):
+            raise BlosamError(
+                f"{os.fspath(path)}: these weights are for the {key.replace('_', ' ')} {theirs[:40]}, the bundle's is "
+                f"{value}. Use the bundle they were trained in, or make one that fits with `blosam switch`."
+            )
 
 
 def _stated(facts: Mapping[str, str], path: str | os.PathLike) -> dict[str, Any]:

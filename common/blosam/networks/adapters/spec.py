@@ -72,10 +72,11 @@ def parse_adapter(text: str) -> AdapterSpec:
     Raises:
         BlosamError: naming what is wrong and the kinds.
     """
-    match = re.fullmatch(r"([a-z-]+)(?::(\d+))?(?:@(-?\d+)(%)?)?", text)
+    # Few digits, because Python refuses to read very long numbers with an error of its own.
+    match = re.fullmatch(r"([a-z-]+)(?::(\d{1,9}))?(?:@(-?\d{1,9})(%)?)?", text)
     if match is None or match[1] not in KINDS:
         raise BlosamError(
-            f"unknown encoder adapter '{text}'. Use KIND[:SIZE][@FIRST_BLOCK], for example lora-all:32@6, with one of "
+            f"unknown encoder adapter '{text[:60]}'. Use KIND[:SIZE][@FIRST_BLOCK], for example lora-all:32@6, with one of "
             f"{', '.join(KINDS)}."
         )
     kind, default = match[1], KINDS[match[1]].size
