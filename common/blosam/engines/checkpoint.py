@@ -46,7 +46,8 @@ class LastCheckpoint:
     Args:
         path: the file, usually ``models/last.pt``.
         resume: load ``path`` before training; if it does not exist, say so and start from the beginning.
-        interval: epochs between two writes; the last epoch is always written, and on Ctrl-C the last complete one.
+        interval: epochs between two writes; the first epoch of a new training and the last one are always written, and
+            on Ctrl-C the last complete one.
             0 = every epoch, but every tenth where more than a million numbers are trained: that file is large.
         method: name of the method; a state that was trained with another one is refused. Empty = not checked.
     """
@@ -102,7 +103,8 @@ class LastCheckpoint:
         state = self._state(engine)
         trained = sum(tensor.numel() for tensor in state["trained"].values())
         interval = self.interval or (10 if trained > _MANY else 1)
-        if ends or engine.state.epoch % interval == 0:
+        first = not self._kept_epoch  # a file of an earlier training would be resumed if this one were killed
+        if ends or first or engine.state.epoch % interval == 0:
             self._unsaved = state
             self._write()
         else:
