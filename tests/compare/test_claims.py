@@ -86,6 +86,19 @@ def test_the_claim_of_a_process_that_is_gone_is_taken_over_by_one_other(tmp_path
     assert left(claims) == []
 
 
+def test_another_computer_of_the_same_name_is_not_taken_for_this_one(tmp_path, monkeypatch):
+    (tmp_path / "boot_id").write_text("another\n")
+    claims = Claims(tmp_path / "claims")
+    with monkeypatch.context() as there:
+        there.setattr(module, "_BOOT", tmp_path / "boot_id")
+        theirs = module._machine()
+    foreign(claims, "run.0000", machine=theirs, pid=dead_process())
+    assert "another" in theirs and claims.look("run") is None, "its processes have other numbers: it may be alive"
+    (tmp_path / "boot_id").unlink()
+    monkeypatch.setattr(module, "_BOOT", tmp_path / "boot_id")
+    assert module._machine().startswith(module.platform.node()), "macOS has no such file"
+
+
 def test_a_claim_nobody_touches_becomes_stale_on_our_own_clock(tmp_path, monkeypatch):
     clock = Clock()
     claims = Claims(tmp_path, clock)

@@ -22,6 +22,7 @@ from typing import NamedTuple
 from blosam.errors import BlosamError
 
 HEARTBEAT = 10.0  # seconds between two touches
+_BOOT = Path("/proc/sys/kernel/random/boot_id")  # Linux: another text after every start of the computer
 STALE = 180.0  # seconds without one; network file systems show a touch up to a minute late
 
 
@@ -203,8 +204,13 @@ def _is_gone(owner: dict) -> bool:
 
 
 def _machine() -> str:
-    """This computer; containers that share its name count their processes from 1 each."""
-    space = ""
+    """This computer since it was started; containers that share its name count their processes from 1 each.
+
+    Names alone are not enough: computers made from one image may all be called localhost.
+    """
+    started = space = ""
+    with suppress(OSError):
+        started = _BOOT.read_text(encoding="ascii").strip()
     with suppress(OSError):
         space = os.readlink("/proc/self/ns/pid")
-    return f"{platform.node()} {space}".strip()
+    return " ".join(filter(None, (platform.node(), started, space)))
