@@ -166,6 +166,18 @@ def test_a_failed_run_is_noted_tried_again_and_stops_no_other(phantoms, tmp_path
     assert not note.exists() and {row["method"] for row in rows(tmp_path)} == {"blo-sam", "unet"}
 
 
+def test_the_note_of_a_failure_names_the_file_but_not_the_folders_above_the_data(phantoms, tmp_path, monkeypatch):
+    def broken(task):
+        raise BlosamError(f"{phantoms / 'images' / 'a.png'}: is damaged. Replace it.")
+
+    bad = approaches.Approach("unet", "", broken, approaches.get("unet").settings)
+    monkeypatch.setitem(registry._REGISTRY, "unet", bad)
+    result = call(phantoms, tmp_path)
+    note = (tmp_path / "runs" / "unet_k2_s0.failed.txt").read_text()
+    assert note == f"{Path('images', 'a.png')}: is damaged. Replace it.\n"
+    assert result.exit_code == 1 and str(phantoms.parent) not in (tmp_path / "report.html").read_text()
+
+
 def test_a_budget_too_small_for_the_views_is_one_sentence(phantoms, tmp_path):
     result = call(phantoms, tmp_path, "--budget", "0.001", "--methods", "unet")
     assert "fewer --views or a larger --budget" in (tmp_path / "runs" / "unet_k2_s0.failed.txt").read_text()
@@ -230,6 +242,7 @@ def test_list_prints_one_method_a_line_and_what_can_be_varied():
         (["--labels", "lung"], "--labels lung"),
         (["--labels", "lung=2"], "must be 1, 2"),
         (["--budget", "0"], "must be positive"),
+        (["--image-size", "100"], "--image-size 100: must be at least 32 and divisible by 16"),
         (["--device", "nonsense"], "--device nonsense"),
     ],
 )

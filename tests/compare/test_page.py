@@ -100,6 +100,29 @@ def test_ranking_has_intervals_and_tests_and_leaves_out_what_cannot_be_compared(
     assert "Holm" in (tmp_path / "report.html").read_text()
 
 
+def test_the_command_names_what_the_runs_needed_but_no_folder(runs, tmp_path):
+    assert "--backbone-weights" not in write(runs, tmp_path / "without").read_text()
+    for run in runs:
+        own = {"hsnet": {"backbone_sha256": "ab"}, "blo-sam": {"encoder": "tiny", "base_weights": "random"}}
+        run["own"] |= own.get(run["method"], {})
+    page = write(runs, tmp_path / "with").read_text()
+    assert "--encoder tiny --base-weights random --backbone-weights FILE --budget 45" in page
+    assert "--medsam-weights" not in page and str(tmp_path) not in page
+
+
+def test_methods_on_different_encoders_or_weights_say_so(runs, tmp_path):
+    for run in runs:
+        if run["method"] in ("recommended", "blo-sam"):
+            run["own"] |= {"encoder": "tiny", "base_weights": "tiny.safetensors"}
+    names = [line[1] for line in tables_of(write(runs, tmp_path / "same"))["Ranking with 4 training images"][1:4]]
+    assert names == ["recommended", "blo-sam", "unet"]
+    for run in runs:
+        if run["method"] == "blo-sam":
+            run["own"]["base_weights"] = "random"
+    names = [line[1] for line in tables_of(write(runs, tmp_path / "other"))["Ranking with 4 training images"][1:4]]
+    assert names == ["recommended|tiny from tiny.safetensors", "blo-sam|tiny from random", "unet"]
+
+
 def test_equal_methods_are_marked_as_not_shown_to_differ(run_of, tmp_path):
     generator = np.random.default_rng(1)
     found = [

@@ -44,9 +44,11 @@ def test_scores_are_images_by_seeds_with_classes_averaged_and_gaps(run_of):
 
 def test_distances_of_different_units_are_not_averaged(run_of):
     run = run_of("unet", 2, 0, {"a": 0.5, "b": 0.7})
-    assert scores([run], "hd95").unit == "pixels"
+    assert scores([run], "hd95").unit == "pixels" and scores([run], "surface_dice").unit == ""
     run["rows"][1]["unit"] = "mm"
     assert scores([run], "hd95").unit is None and scores([run], "dice").unit == ""
+    assert scores([run], "surface_dice").unit is None, "its tolerance is 2 mm or some pixels"
+    assert {row["metric"] for row in statistics([run], [])} == {"dice"}
 
 
 def test_interval_agrees_with_scipy_without_gaps():

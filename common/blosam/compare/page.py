@@ -200,6 +200,12 @@ def _about(method: str) -> str:
 def _command(runs: Sequence[Record]) -> str:
     shared: Mapping[str, Any] = runs[0]["shared"]
     encoders = [run["own"]["encoder"] for run in runs if "encoder" in run["own"]]
+    bases = [run["own"].get("base_weights", "") for run in runs]
+    needed = {  # which files they were we cannot say
+        "backbone_sha256": "--backbone-weights",
+        "medsam_sha256": "--medsam-weights",
+        "text_embeddings": "--text-embeddings",
+    }
     words = {
         "--data": "DIR",
         "--methods": ",".join(dict.fromkeys(run["method"] for run in runs)),
@@ -207,6 +213,8 @@ def _command(runs: Sequence[Record]) -> str:
         "--seeds": str(max(run["seed"] for run in runs) + 1),
         "--out": "OUT",
         **({"--encoder": encoders[0]} if encoders else {}),
+        **({"--base-weights": "random"} if "random" in bases else {}),
+        **{option: "FILE" for key, option in needed.items() if any(run["own"].get(key) for run in runs)},
         "--budget": f"{shared['budget']:g}",
         "--max-steps": str(shared["max_steps"]),
         **({"--threads": str(shared["threads"])} if shared.get("threads", 1) != 1 else {}),

@@ -26,7 +26,7 @@ def ranking_table(shots: int, statistics: Rows, tests: Rows, runs: Sequence[Reco
         tests: rows of :func:`blosam.compare.statistics.tests`.
         runs: all of the comparison.
     """
-    groups, missing = by_method(runs), missing_seeds(runs)
+    groups, missing, bases = by_method(runs), missing_seeds(runs), _different_bases(runs)
     values = {(row["method"], row["metric"]): row for row in statistics if row["shots"] == shots}
     own = [row for row in values.values() if row["metric"] == "dice"]
     own.sort(key=lambda row: (row["rank"] is None, row["rank"] or 0, -row["mean"]))
@@ -36,7 +36,8 @@ def ranking_table(shots: int, statistics: Rows, tests: Rows, runs: Sequence[Reco
     for row in own:
         method = row["method"]
         group = groups[shots, method]
-        below = [note for note in (group[0].get("caveat", ""), _lacking(missing.get((shots, method), []))) if note]
+        notes = (group[0].get("caveat", ""), _lacking(missing.get((shots, method), [])), bases.get(method, ""))
+        below = [note for note in notes if note]
         train = sum(mean_dice(run["rows"], "train") for run in group) / len(group)
         rows.append(
             [
@@ -64,6 +65,19 @@ def _ranking_note(own: Rows) -> str:
     if any(row["rank"] is None for row in own):
         note += " Rows without a rank cannot be compared with the others, for the reason below their name."
     return note
+
+
+def _different_bases(runs: Sequence[Record]) -> dict[str, str]:
+    """Encoder and base weights of every method that has them; empty when all have the same.
+
+    Commands with different ``--encoder`` may share a folder, to compare encoders; the table has to say so.
+    """
+    found = {
+        run["method"]: f"{run['own']['encoder']} from {run['own']['base_weights']}"
+        for run in runs
+        if {"encoder", "base_weights"} <= run["own"].keys()
+    }
+    return found if len(set(found.values())) > 1 else {}
 
 
 def _lacking(seeds: Sequence[int]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -166,7 +167,7 @@ def _attempt(options: Options, job: Job) -> str:
         logger.debug("%s", job.name, exc_info=True)
         cause = root_cause(error)
         kind = "" if isinstance(cause, BlosamError) else f"{type(cause).__name__}: "
-        return note_failure(options.out, job, f"{kind}{cause}")
+        return note_failure(options.out, job, _without_folders(f"{kind}{cause}", options))
     write_run(run_path(options.out, job), record)
     failure_path(options.out, job).unlink(missing_ok=True)
     logger.info(
@@ -175,6 +176,14 @@ def _attempt(options: Options, job: Job) -> str:
         record["seconds"]["training"], record["seconds"]["encoding"],
     )  # fmt: skip
     return ""
+
+
+def _without_folders(text: str, options: Options) -> str:
+    """A message without where the data and results lie: the report shows it, and is passed on."""
+    for folder in (options.data, options.out):
+        for whole in (Path(os.path.abspath(folder)), folder.resolve()):
+            text = text.replace(f"{whole}{os.sep}", "").replace(str(whole), whole.name)
+    return text
 
 
 def _work(options: Options, turn: Turn, device: str) -> Ended | None:

@@ -58,7 +58,8 @@ class Scores:
         images: names, sorted.
         seeds: sorted.
         values: images x seeds; NaN where the seed trained on the image.
-        unit: of the values; empty for shares. ``None`` when images have different units, which cannot be averaged.
+        unit: of the values; empty for shares. ``None`` when images have different units, which cannot be averaged;
+            nor can surface Dice, whose tolerance is in that unit.
     """
 
     images: tuple[str, ...]
@@ -90,13 +91,15 @@ def scores(runs: Runs, metric: str) -> Scores:
         for row in run["rows"]:
             if row["split"] == "test":
                 found.setdefault((row["image"], run["seed"]), []).append(row[metric])
-                units.add(row["unit"] if metric == "hd95" else "")
+                units.add(row["unit"] if metric != "dice" else "")
     images, seeds = (tuple(sorted({key[i] for key in found})) for i in (0, 1))
     values = np.full((len(images), len(seeds)), np.nan)
     places = {name: i for i, name in enumerate(images)}, {seed: i for i, seed in enumerate(seeds)}
     for (image, seed), classes in found.items():
         values[places[0][image], places[1][seed]] = sum(classes) / len(classes)
-    return Scores(images, seeds, values, units.pop() if len(units) == 1 else None)
+    if len(units) != 1:
+        return Scores(images, seeds, values, None)
+    return Scores(images, seeds, values, units.pop() if metric == "hd95" else "")
 
 
 @functools.lru_cache(maxsize=16)
