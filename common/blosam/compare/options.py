@@ -156,7 +156,7 @@ class Options:
         if self.views < 1 or not self.budget > 0 or self.max_steps < 1 or self.threads < 1:
             raise BlosamError("--views, --budget, --max-steps and --threads must be positive. Give larger ones.")
         if self.image_size < 32 or self.image_size % 16:
-            raise BlosamError(f"--image-size {self.image_size}: must be at least 32 and divisible by 16. Give e.g. 256.")
+            raise BlosamError(f"--image-size {self.image_size}: must be at least 32 and divisible by 16. Give 256.")
         if sorted(self.labels.values()) != list(range(1, len(self.labels) + 1)):
             raise BlosamError(f"--labels {self.labels}: the values must be 1, 2, ... Give e.g. lung=1.")
         for job in {Job("", k, seed) for k in self.shots for seed in range(self.seeds)}:

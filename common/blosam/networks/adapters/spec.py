@@ -76,8 +76,8 @@ def parse_adapter(text: str) -> AdapterSpec:
     match = re.fullmatch(r"([a-z-]+)(?::(\d{1,9}))?(?:@(-?\d{1,9})(%)?)?", text)
     if match is None or match[1] not in KINDS:
         raise BlosamError(
-            f"unknown encoder adapter '{text[:60]}'. Use KIND[:SIZE][@FIRST_BLOCK], for example lora-all:32@6, with one of "
-            f"{', '.join(KINDS)}."
+            f"unknown encoder adapter '{text[:60]}'. Use KIND[:SIZE][@FIRST_BLOCK], for example lora-all:32@6, with "
+            f"one of {', '.join(KINDS)}."
         )
     kind, default = match[1], KINDS[match[1]].size
     size = int(match[2]) if match[2] else default
