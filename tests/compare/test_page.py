@@ -110,6 +110,19 @@ def test_the_command_names_what_the_runs_needed_but_no_folder(runs, tmp_path):
     assert "--medsam-weights" not in page and str(tmp_path) not in page
 
 
+def test_a_head_start_on_phantoms_is_told(runs, tmp_path):
+    words = "pretrained on other drawings of the same program"
+    for name, own, data, told in (
+        ("scratch", {"encoder": "tiny", "base_weights": "random"}, "phantoms_chest", False),
+        ("pretrained", {"encoder": "tiny", "base_weights": "tiny.safetensors"}, "phantoms_chest", True),
+        ("real", {"encoder": "tiny", "base_weights": "tiny.safetensors"}, "chest", False),
+    ):
+        runs[0]["own"] |= own
+        for run in runs:
+            run["shared"]["data"] = data
+        assert (words in write(runs, tmp_path / name).read_text()) == told
+
+
 def test_methods_on_different_encoders_or_weights_say_so(runs, tmp_path):
     for run in runs:
         if run["method"] in ("recommended", "blo-sam"):
