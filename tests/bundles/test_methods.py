@@ -11,6 +11,7 @@ import zipfile
 import numpy as np
 import pytest
 import torch
+from monai.bundle import load as monai_load
 
 from blosam import cli
 from blosam.bundle import Bundle
@@ -87,6 +88,20 @@ def test_a_switched_bundle_says_its_method_everywhere(tmp_path, name):
     switch(ROOT / "bundles" / "blosam_lung", to=tmp_path / "lung", method=name, image_size=32)
     bundle = Bundle(tmp_path / "lung")
     assert built(bundle, "train").structure == built(bundle, "inference").structure == structure_of(name)
+
+
+def test_monais_load_takes_all_weights_of_another_method_inside_the_folder(copy, monkeypatch):
+    """As docs/methods.md says; elsewhere it leaves out what does not fit, of which our part can only warn."""
+    trained = built(copy, "train", method="late-lora")
+    with torch.no_grad():
+        for parameter in trained.parameters():
+            parameter.add_(0.1)  # no value that a new network has
+    save_state_dict(trained.state_dict(), copy.weights, {"method": "late-lora"} | network_facts(trained))
+    monkeypatch.chdir(copy.root)
+    settings = {"bundle_dir": str(copy.root.parent), "source": "monaihosting", "device": "cpu"}  # nothing is fetched
+    loaded = monai_load(copy.root.name, workflow_type="inference", **settings).state_dict()
+    assert loaded.keys() == trained.state_dict().keys()
+    assert all(torch.equal(loaded[key], tensor) for key, tensor in trained.state_dict().items())
 
 
 # --- the command line ---------------------------------------------------------------------------------------------
