@@ -7,7 +7,7 @@ import pytest
 from blosam.compare import approaches
 from blosam.compare.about import about
 from blosam.errors import BlosamError
-from blosam.methods import COMPARED
+from blosam.methods import METHODS
 
 
 @pytest.mark.parametrize("name", [name for name in approaches.names() if name != "recommended"])
@@ -15,7 +15,7 @@ def test_every_method_cites_its_source(name):
     text = about(name)
     source = " ".join(text.split("Source and differences")[1].split())
     assert text.startswith(name) and len(source) > 100
-    assert ("Settings" in text) == (name in COMPARED)
+    assert ("Settings" in text) == (name in METHODS)
 
 
 def test_counts_are_the_published_ones():

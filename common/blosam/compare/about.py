@@ -25,7 +25,7 @@ def about(name: str) -> str:
     """
     approach = approaches.get(name)
     lines = [name, *_wrapped(approach.summary), ""]
-    if name != "recommended" and name not in methods.COMPARED and not ablations.split(name):
+    if name != "recommended" and name not in methods.METHODS and not ablations.split(name):
         return "\n".join([*lines, "Source and differences", *_wrapped(approach.source)])
     for encoder in _COUNTED if name == "recommended" else ("tiny",):
         method = ablations.resolve(name, encoder)
