@@ -55,6 +55,8 @@ def test_what_is_missing_is_said_with_where_it_belongs(folders, tmp_path, capsys
     for words in ("Kvasir-SEG", "JSRT", "Dental Panoramic", f"{tmp_path / 'nowhere' / 'lung' / 'images'}/: 247 images",
                   "1000 masks", "70 images", "sam_vit_b_01ec64.pth", "ec2df62732614e57", "licence:"):  # fmt: skip
         assert words in said, words
+    assert "lung: there is no such folder. Make it, or name another with --lung" in said and "dataset_dir" not in said
+    assert "make reproduce" in said.splitlines()[-1]
     assert tool.main(["--data", str(folders)]) == 2
     said = capsys.readouterr().err
     assert "10 images instead of 247" in said and "10 images instead of 1000" in said and "instead of 70" in said

@@ -13,6 +13,8 @@ import torch
 from blosam import reproduce
 from blosam.errors import BlosamError
 
+_AGAIN = 'Then run it again. Folders elsewhere: make reproduce REPRODUCE="--data DIR", see docs/reproduce.md.'
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Check the folders, run, print the table; 0 = done, 1 = runs failed, 2 = something has to be put in place."""
@@ -37,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     folders = reproduce.default_folders(given.data, [getattr(given, public.name) for public in reproduce.SETS])
     problems = reproduce.missing(folders, given.encoder, given.base_weights, not given.any_count)
     if problems:
-        print("Before the table can be made, put in place:\n", *problems, sep="\n\n", file=sys.stderr)
+        print("Before the table can be made, put in place:", *problems, _AGAIN, sep="\n\n", file=sys.stderr)
         return 2
     names = ("encoder", "base_weights", "backbone_weights", "device", "budget", "max_steps", "views", "image_size",
              "seeds")  # fmt: skip

@@ -127,7 +127,7 @@ def missing(folders: Mapping[str, Path], encoder: str, base_weights: str, checke
         try:
             _parts(public, folders[public.name], checked)
         except BlosamError as error:
-            problems.append(f"{instructions(public, folders[public.name])}\n  found: {error}")
+            problems.append(f"{instructions(public, folders[public.name])}\n  now: {error}")
     try:
         weights.resolve_base(encoder, base_weights)
     except BlosamError:
@@ -143,6 +143,10 @@ def _parts(public: PublicSet, folder: Path, checked: bool) -> tuple[list[dict[st
     """
     parts = []
     for part, count in zip(public.folders, public.counts, strict=True):
+        if not (folder / part).is_dir():
+            raise BlosamError(
+                f"{folder / part}: there is no such folder. Make it, or name another with --{public.name}."
+            )
         pairs = load_split(folder / part)["training"]
         if checked and count is not None and len(pairs) != count:
             raise BlosamError(f"{folder / part}: {len(pairs)} images instead of {count}. Add or remove files.")

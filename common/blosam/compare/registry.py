@@ -201,7 +201,7 @@ def digest(file: str | Path) -> str:
         return ""
     path = Path(file)
     if not path.is_file():
-        raise BlosamError(f"{path}: no such file. Give the path of the weights.")
+        raise BlosamError(f"{path}: no such file. Give the path of one that is there.")
     return _sha256(path, path.stat().st_mtime_ns)
 
 

@@ -62,7 +62,7 @@ def load_split(
     """
     folder = Path(os.path.abspath(dataset_dir))
     if not folder.is_dir():
-        raise BlosamError(f"{dataset_dir}: there is no such folder. Set dataset_dir to the folder of your data.")
+        raise BlosamError(f"{dataset_dir}: there is no such folder. Give the folder of your data.")
     listed = (folder / "dataset.json").is_file()
     split, groups = _listed_parts(folder) if listed else _paired_files(folder)
     available = len(split["training"])

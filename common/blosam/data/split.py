@@ -32,7 +32,9 @@ def d1_d2_split(data: Sequence[Mapping[str, Any] | bool], seed: int) -> tuple[li
     """
     total = len(data)
     if total < 2:
-        raise BlosamError(f"The training list has {total} image(s), but D1 and D2 need one each. Add labelled images.")
+        raise BlosamError(
+            f"The training list has {total} image(s), but D1 and D2 need one each. Add images or raise --shots."
+        )
     flags = [entry if isinstance(entry, (bool, np.bool_)) else has_foreground(entry["label"]) for entry in data]
     if sum(flags) < 2:
         raise BlosamError(
